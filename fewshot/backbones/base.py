@@ -1,0 +1,171 @@
+"""The contract of a backbone, and the one loop that streams images through a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.images.dataset import as_sources
+from fewshot.images.reader import ImageLike, read_image
+
+Rows: TypeAlias = "NDArray[Any]"
+Progress: TypeAlias = "Callable[[int, int], None]"
+"""Called with (done, total) as work goes on."""
+
+
+class Backbone(ABC):
+    """A frozen pretrained feature extractor: one network, or several joined.
+
+    Attributes:
+        spec: how to load it again with :func:`fewshot.load_backbone`.
+        fingerprint: digest of weights and preprocessing; equal fingerprints give equal features.
+        n_features: width of a feature vector.
+    """
+
+    spec: str
+    fingerprint: str
+    n_features: int
+
+    @property
+    @abstractmethod
+    def networks(self) -> tuple[Network, ...]:
+        """The networks whose features are put together."""
+
+    @abstractmethod
+    def combine(self, features: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Put together one array (..., d_i) per network into one (..., n_features)."""
+
+    def extract(self, images: Iterable[ImageLike], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Compute features of the central view of each image.
+
+        Args:
+            images: paths, bytes, PIL images or uint8 arrays (H, W, 3).
+            progress: called with (images done, images in all).
+
+        Returns:
+            (n, n_features) float32.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        sources = as_sources(images)
+        total = len(sources) * len(self.networks)
+        features = []
+        for position, network in enumerate(self.networks):
+            render = [lambda s=source, n=network: n.preprocess(read_image(s)) for source in sources]
+            report = None if progress is None else shifted(progress, position * len(sources), total)
+            features.append(run_network(network, render, progress=report))
+        return self.combine(features)
+
+    def __repr__(self) -> str:
+        return f"<Backbone {self.spec}: {self.n_features} features, {self.fingerprint[:8]}>"
+
+
+class Network(Backbone):
+    """A backbone that is one network.
+
+    Attributes:
+        image_size: side of the square input in pixels.
+        batch_size: images per forward pass; every pass has exactly this shape, so that an image's features do not
+            depend on which other images were extracted with it.
+    """
+
+    image_size: int
+    batch_size: int = 4
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """This one network."""
+        return (self,)
+
+    def combine(self, features: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the only array."""
+        return features[0]
+
+    @abstractmethod
+    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop (H, W, 3) uint8 to (image_size, image_size, 3) uint8, as the network was trained."""
+
+    @abstractmethod
+    def forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run (batch_size, image_size, image_size, 3) uint8 through the network; return (batch_size, n_features)."""
+
+
+Render: TypeAlias = "Callable[[], NDArray[np.uint8]]"
+
+
+def run_network(network: Network, render: Sequence[Render], *, progress: Progress | None = None) -> NDArray[np.float32]:
+    """Render pictures and run them through a network, batch by batch, one worker thread per core.
+
+    Each worker renders and computes a batch of its own with a single thread inside the network. That is faster than
+    sharing the cores within one batch, and makes the result independent of the number of cores. At most a few batches
+    are held at a time, whatever the number of pictures.
+
+    Args:
+        network: what to run.
+        render: one function per picture, making (image_size, image_size, 3) uint8; called in any thread.
+        progress: called with (pictures done, pictures in all).
+
+    Returns:
+        (len(render), n_features) float32, in the order of ``render``.
+    """
+    features = np.empty((len(render), network.n_features), dtype=np.float32)
+    done = 0
+    for start, rows in map_batches(render, network.batch_size, network.forward):
+        features[start : start + len(rows)] = rows
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(render))
+    return features
+
+
+def map_batches(
+    render: Sequence[Render], batch_size: int, compute: Callable[[NDArray[np.uint8]], Rows]
+) -> Iterator[tuple[int, Rows]]:
+    """Render batches of pictures and apply ``compute`` to each, in worker threads; yield results in order.
+
+    Args:
+        render: one function per picture.
+        batch_size: pictures per batch; a short last batch is filled up by repeating its last picture, so that
+            ``compute`` always sees the same shape and rounds the same way.
+        compute: turns (batch_size, S, S, 3) uint8 into an array with one row per picture.
+
+    Yields:
+        (position of the batch's first picture, its rows), without the rows that were filled up.
+    """
+    import joblib
+    import torch
+
+    def work(start: int) -> tuple[int, Rows]:
+        pictures = [make() for make in render[start : start + batch_size]]
+        missing = batch_size - len(pictures)
+        rows = compute(np.stack(pictures + [pictures[-1]] * missing))
+        return start, rows[: batch_size - missing]
+
+    workers = int(joblib.cpu_count())
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting: deque[Future[tuple[int, Rows]]] = deque()
+        starts = iter(range(0, len(render), batch_size))
+        try:
+            for start in starts:
+                waiting.append(pool.submit(work, start))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            torch.set_num_threads(threads)
+
+
+def shifted(progress: Progress, offset: int, total: int) -> Progress:
+    """Report a part's progress as progress of the whole: ``offset`` units were done before it."""
+    return lambda done, _: progress(offset + done, total)

@@ -1,0 +1,163 @@
+"""Any timm model as a backbone, with its own preprocessing."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from fewshot.backbones.base import Network
+from fewshot.backbones.runtime import prepare
+from fewshot.errors import UnknownNameError, WeightsNotFoundError
+from fewshot.names import unknown_name
+
+# Part of the fingerprint: raise it when the same weights and preprocessing begin to give other features.
+_EXTRACTION_VERSION = 1
+
+
+class TimmNetwork(Network):
+    """A timm model whose pooled features are used, resized and normalised as the model was trained.
+
+    Args:
+        spec: how :func:`fewshot.load_backbone` finds it again.
+        model: a timm model made with ``num_classes=0``, its weights loaded.
+        device: where it runs.
+    """
+
+    def __init__(self, spec: str, model: nn.Module, device: str) -> None:
+        import timm
+
+        self.spec = spec
+        self.device = device
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.config: dict[str, Any] = timm.data.resolve_model_data_config(model)
+        self.image_size = int(self.config["input_size"][-1])
+        # Small batches stay in a CPU's cache and are faster there; a GPU wants to be filled.
+        self.batch_size = 4 if device == "cpu" else 64
+        self._transform = timm.data.create_transform(**self.config, is_training=False, use_prefetcher=True)
+        self._mean = torch.tensor(self.config["mean"], device=device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(self.config["std"], device=device).view(1, 3, 1, 1) * 255
+        example = torch.linspace(-1, 1, 3 * self.image_size**2, device=device).view(1, 3, self.image_size, -1)
+        self.runtime = prepare(self.model, example)
+        with torch.inference_mode():
+            self.n_features = int(self.runtime(example).shape[1])
+        self.fingerprint = _fingerprint(self.model, self.config)
+
+    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop (H, W, 3) uint8 to (image_size, image_size, 3) uint8 with timm's own transform."""
+        pixels: NDArray[np.uint8] = np.asarray(self._transform(Image.fromarray(image)))
+        return pixels.transpose(1, 2, 0)
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Turn (b, S, S, 3) uint8 into the network's float input (b, 3, S, S)."""
+        tensor = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        return (tensor.float() - self._mean) / self._std
+
+    def forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run (b, S, S, 3) uint8 through the network; return (b, n_features) float32."""
+        with torch.inference_mode():
+            features: Tensor = self.runtime(self.normalise(pixels))
+        return features.float().cpu().numpy()
+
+
+def load_timm(name: str, device: str) -> TimmNetwork:
+    """Create a timm model with its pretrained weights.
+
+    Args:
+        name: a timm model name, ``hf-hub:org/model`` or ``local-dir:path``.
+        device: where it runs.
+
+    Raises:
+        UnknownNameError: timm knows no such model.
+        WeightsNotFoundError: its weights are neither cached nor reachable. Random weights are never used instead.
+    """
+    import timm
+
+    is_timm_name = not name.startswith(("hf-hub:", "local-dir:"))
+    if is_timm_name and not timm.is_model(name):
+        raise _unknown(name)
+    if is_timm_name and not timm.is_model_pretrained(name):
+        raise WeightsNotFoundError(f"timm has no pretrained weights for {name!r}. {_WAYS_OUT}")
+    try:
+        with _fail_fast_without_network():
+            model = timm.create_model(name, pretrained=True, num_classes=0)
+    # huggingface_hub, requests, safetensors and timm each raise their own kinds here.
+    except Exception as error:
+        raise WeightsNotFoundError(
+            f"The weights of {name!r} could not be loaded: looked for {_where(name)} "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). {_WAYS_OUT}"
+        ) from error
+    return TimmNetwork(name, model, device)
+
+
+_WAYS_OUT = (
+    "Ways out: connect to the network once; or copy the file into the Hugging Face cache of this machine (its folder "
+    "is set by HF_HOME); or save the model to a folder and use 'local-dir:FOLDER'; or use a backbone whose weights "
+    "came with the installation: 'efficientnet_lite0' or 'efficientnet_lite2'."
+)
+
+
+def _unknown(name: str) -> UnknownNameError:
+    import timm
+
+    from fewshot.backbones.packaged import PACKAGED
+
+    error = unknown_name("backbone", name, [*PACKAGED, *timm.list_models(pretrained=True)])
+    guess = str(error).split(" Available:")[0]
+    return UnknownNameError(
+        f"{guess} Packaged: {', '.join(PACKAGED)}; or any pretrained timm model (timm.list_models(pretrained=True)), "
+        "'hf-hub:org/model', 'local-dir:folder', or several joined with '+'."
+    )
+
+
+@contextlib.contextmanager
+def _fail_fast_without_network() -> Iterator[None]:
+    """Use only cached files while the hub's host has no address: its client would retry for most of a minute."""
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    behind_proxy = any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+    before = constants.HF_HUB_OFFLINE
+    if not behind_proxy:
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _where(name: str) -> str:
+    import timm
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if name.startswith("local-dir:"):
+        folder = name.removeprefix("local-dir:")
+        return f"config.json and model.safetensors in {os.path.abspath(folder)}"
+    if name.startswith("hf-hub:"):
+        return f"model.safetensors of {name.removeprefix('hf-hub:')!r} in {HF_HUB_CACHE}"
+    config = timm.get_pretrained_cfg(name)
+    file = getattr(config, "hf_hub_filename", None) or "model.safetensors"
+    return f"{file} of {config.hf_hub_id!r} in {HF_HUB_CACHE}"
+
+
+def _fingerprint(model: nn.Module, config: dict[str, Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+    digest.update(json.dumps([config, _EXTRACTION_VERSION], sort_keys=True, default=str).encode())
+    return digest.hexdigest()

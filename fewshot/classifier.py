@@ -1,0 +1,208 @@
+"""FewShotClassifier: augmentation, backbone and head behind fit and predict. The estimator users meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+from typing_extensions import Self
+
+from fewshot.augment import AugmentationLike, load_policy
+from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
+from fewshot.backbones.base import Backbone, Progress
+from fewshot.errors import InvalidInputError
+from fewshot.features import check_n_views, extract_views
+from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
+from fewshot.heads import make_head
+from fewshot.images.dataset import ImageDataset, as_sources
+from fewshot.images.reader import ImageLike
+from fewshot.store import FeatureStore
+
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A scikit-learn classifier of images, for as few as one image per class.
+
+    Images are paths, bytes, PIL images or uint8 arrays (H, W, 3), in a list.
+
+    Args:
+        backbone: a name for :func:`fewshot.load_backbone`, or a backbone.
+        head: a name from :func:`fewshot.list_heads`, a head, or any scikit-learn classifier.
+        augmentation: a name from :func:`fewshot.list_augmentations`, an albumentations ``Compose``, or ``None``.
+        n_views: augmented views per training image, besides the image itself.
+        random_state: seed of everything random; the same seed gives the same classifier.
+        cache: keep features on disk, so that the same images are computed once.
+
+    Attributes:
+        classes_: (n_classes,) labels, sorted; the order of probabilities.
+        backbone_: the loaded backbone; ``None`` for heads that use none.
+        head_: the fitted head.
+        history_: training curve of a head that trains a network; empty otherwise.
+
+    Example:
+        >>> import numpy as np
+        >>> red, blue = np.zeros((2, 64, 64, 3), dtype=np.uint8)
+        >>> red[..., 0] = blue[..., 2] = 200
+        >>> classifier = FewShotClassifier(augmentation="none", cache=False).fit([red, blue], ["red", "blue"])
+        >>> classifier.predict([blue]).tolist()
+        ['blue']
+    """
+
+    def __init__(
+        self,
+        backbone: str | Backbone = DEFAULT_BACKBONE,
+        head: Any = "linear-probe",
+        augmentation: AugmentationLike = "heavy",
+        n_views: int = 16,
+        random_state: int | np.random.RandomState | None = 0,
+        cache: bool = True,
+    ) -> None:
+        self.backbone = backbone
+        self.head = head
+        self.augmentation = augmentation
+        self.n_views = n_views
+        self.random_state = random_state
+        self.cache = cache
+
+    def fit(
+        self, X: Sequence[ImageLike] | ImageDataset, y: Sequence[Any] | None = None, *, progress: Progress | None = None
+    ) -> Self:
+        """Train on images.
+
+        Args:
+            X: images, or an :class:`~fewshot.ImageDataset`, which brings its labels.
+            y: (n,) labels; ``None`` only with a data set.
+            progress: called with (pictures done, pictures in all) during feature extraction.
+
+        Raises:
+            InvalidInputError: fewer than two classes, labels that do not fit, ``n_views`` below 1.
+            UnknownNameError: a backbone, head or policy nobody registered.
+            ImageError: an image cannot be read.
+        """
+        head = make_head(self.head)
+        policy = load_policy(self.augmentation)
+        views = check_n_views(self.n_views)
+        images, labels = _images_and_labels(X, y)
+        seed = as_seed(self.random_state)
+        self.backbone_ = load_backbone(self.backbone) if getattr(head, "needs_backbone", True) else None
+        if isinstance(head, ImageHead):
+            setup = TrainingSetup(self.backbone_, policy, views, seed)
+            self.head_: Any = head.fit_images(images, labels, setup)
+            self.history_: list[HistoryRow] = head.history_
+        else:
+            assert self.backbone_ is not None  # noqa: S101 - for the type checker
+            features = extract_views(
+                self.backbone_,
+                images,
+                augmentation=policy,
+                n_views=views,
+                seed=seed,
+                store=self._store(),
+                progress=progress,
+            )
+            self.head_ = fit_on_views(head, features, labels, seed)
+            self.history_ = []
+        self.classes_ = self.head_.classes_
+        return self
+
+    def predict_proba(self, X: Sequence[ImageLike], *, progress: Progress | None = None) -> NDArray[np.float64]:
+        """Estimate (n, n_classes) class probabilities; rows sum to 1, columns follow ``classes_``.
+
+        Raises:
+            ImageError: an image cannot be read.
+            NotFittedError: ``fit`` was not called.
+        """
+        check_is_fitted(self)
+        images = as_sources(X)
+        if isinstance(self.head_, ImageHead):
+            return self.head_.predict_proba_images(images)
+        if not len(images):
+            return np.empty((0, len(self.classes_)))
+        features = extract_views(self.backbone_, images, store=self._store(), progress=progress)
+        return head_proba(self.head_, features[:, 0])
+
+    def predict(self, X: Sequence[ImageLike]) -> NDArray[Any]:
+        """Predict the (n,) labels of images.
+
+        Raises:
+            ImageError: an image cannot be read.
+            NotFittedError: ``fit`` was not called.
+        """
+        check_is_fitted(self)
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)] if len(X) else self.classes_[:0]
+        return labels
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a model folder: ``config.json``, ``model.safetensors`` and ``README.md``. No pickle.
+
+        Raises:
+            ModelFileError: the head cannot be saved, or the folder cannot be written.
+        """
+        from fewshot.modelfile import save
+
+        save(self, path)
+
+    def _store(self) -> FeatureStore | None:
+        return FeatureStore() if self.cache else None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # Images come as lists of paths or objects, not as a numeric array.
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.no_validation = True
+        return tags
+
+
+def fit_on_views(head: Any, features: NDArray[np.float32], labels: NDArray[Any], seed: int) -> Any:
+    """Fit a head on (n, 1 + n_views, d) features, every view with its image's (n,) label."""
+    n, views, width = features.shape
+    if "random_state" in head.get_params() and head.get_params()["random_state"] is None:
+        head.set_params(random_state=seed)
+    return head.fit(features.reshape(n * views, width), np.repeat(labels, views))
+
+
+def head_proba(head: Any, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Class probabilities (n, n_classes) of any classifier; of one that has none, 1 for the predicted class."""
+    if hasattr(head, "predict_proba"):
+        return np.asarray(head.predict_proba(features), dtype=np.float64)
+    return (np.asarray(head.predict(features))[:, None] == head.classes_[None, :]).astype(np.float64)
+
+
+def as_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Turn scikit-learn's ``random_state`` into one seed; ``None`` draws a fresh one.
+
+    Raises:
+        InvalidInputError: a negative number, or something else.
+    """
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)) or random_state < 0:
+        raise InvalidInputError(f"random_state={random_state!r}: needs a whole number from 0, or None.")
+    return int(random_state)
+
+
+def _images_and_labels(
+    X: Sequence[ImageLike] | ImageDataset, y: Sequence[Any] | None
+) -> tuple[tuple[ImageLike, ...], NDArray[Any]]:
+    if isinstance(X, ImageDataset):
+        if y is not None:
+            raise InvalidInputError("An ImageDataset brings its own labels; leave y out.")
+        return X.sources, np.array(X.labels)
+    if y is None:
+        raise InvalidInputError("fit needs labels: fit(images, labels), or fit(dataset).")
+    images, labels = as_sources(X), np.asarray(y)
+    if labels.ndim != 1 or len(images) != len(labels):
+        raise InvalidInputError(
+            f"Got {len(images)} images and labels of shape {labels.shape}; give one label for each image."
+        )
+    if not len(images):
+        raise InvalidInputError("Got no images; a classifier needs at least one image of each of 2 classes.")
+    return images, labels

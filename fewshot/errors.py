@@ -1,0 +1,63 @@
+"""Every error this package raises on purpose.
+
+::
+
+    FewshotError
+    ├── UnknownNameError      (ValueError)    a backbone, head, policy or strategy nobody registered
+    ├── InvalidInputError     (ValueError)    an argument outside its range, or arrays that do not fit
+    ├── ImageError            (ValueError)    one image that cannot be used; has ``code`` and ``source``
+    ├── DatasetError          (ValueError)    a folder, CSV or list from which nothing can be learned
+    ├── WeightsNotFoundError  (RuntimeError)  pretrained weights that are neither here nor reachable
+    ├── ModelFileError        (RuntimeError)  a model folder that cannot or must not be loaded
+    └── MissingExtraError     (ImportError)   an optional dependency, with the command that installs it
+
+A message says what was received, what was needed, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class FewshotError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class UnknownNameError(FewshotError, ValueError):
+    """A name that is in no table. The message lists the closest ones."""
+
+
+class InvalidInputError(FewshotError, ValueError):
+    """An argument outside its range, or arrays that do not fit together."""
+
+
+class ImageError(FewshotError, ValueError):
+    """One image that cannot be used.
+
+    Attributes:
+        code: a stable reason such as ``"TRUNCATED"`` (see ``fewshot.images.reader``).
+        source: the path, or a short description of the object, that was read.
+    """
+
+    def __init__(self, code: str, source: str, message: str) -> None:
+        super().__init__(f"{source}: {message} [{code}]")
+        self.code = code
+        self.source = source
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
+        return type(self), (self.code, self.source, self.message)
+
+
+class DatasetError(FewshotError, ValueError):
+    """A folder, CSV or list from which nothing can be learned."""
+
+
+class WeightsNotFoundError(FewshotError, RuntimeError):
+    """Pretrained weights that are neither on this machine nor reachable."""
+
+
+class ModelFileError(FewshotError, RuntimeError):
+    """A model folder that cannot, or must not, be loaded."""
+
+
+class MissingExtraError(FewshotError, ImportError):
+    """An optional dependency that is not installed."""

@@ -1,0 +1,98 @@
+"""What an image-level head is: a classifier that needs pixels, because it trains a network."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from torch import Tensor
+from typing_extensions import Self
+
+from fewshot.augment import Policy
+from fewshot.backbones.base import Backbone
+from fewshot.errors import InvalidInputError
+from fewshot.images.reader import ImageLike
+
+HistoryRow: TypeAlias = "dict[str, float | int | str]"
+"""One line of a training curve: ``phase``, ``step`` or ``epoch``, ``loss`` and perhaps more."""
+OnStep: TypeAlias = "Callable[[HistoryRow], None]"
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Everything a training run needs besides images and labels.
+
+    Attributes:
+        backbone: the pretrained networks; ``None`` for heads that start from nothing.
+        policy: how augmented views are made.
+        n_views: augmented views per image.
+        seed: of views, initial weights and the order of batches.
+        on_step: called with each line of the training curve as it is made.
+    """
+
+    backbone: Backbone | None
+    policy: Policy
+    n_views: int
+    seed: int
+    on_step: OnStep | None = None
+
+
+class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
+    """A classifier on images.
+
+    Attributes:
+        needs_backbone: whether it starts from a pretrained network.
+        classes_: (n_classes,) the labels, sorted.
+        history_: the training curve.
+    """
+
+    needs_backbone: ClassVar[bool]
+    classes_: NDArray[Any]
+    history_: list[HistoryRow]
+
+    def fit_images(self, images: Sequence[ImageLike], y: NDArray[Any], setup: TrainingSetup) -> Self:
+        """Train on images with (n,) labels.
+
+        Raises:
+            InvalidInputError: fewer than two classes, or a setup the head cannot use.
+            ImageError: an image cannot be read.
+        """
+        self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InvalidInputError(
+                f"Got {len(self.classes_)} class ({self.classes_[0]!r}); a classifier needs examples of at least 2."
+            )
+        self.history_ = []
+        self._train(images, codes.astype(np.int64), setup)
+        return self
+
+    @abstractmethod
+    def _train(self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup) -> None:
+        """Train on images with (n,) class positions."""
+
+    @abstractmethod
+    def predict_proba_images(self, images: Sequence[ImageLike]) -> NDArray[np.float64]:
+        """Estimate (n, n_classes) class probabilities."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Give what was learned, for saving."""
+
+    @abstractmethod
+    def restore(self, tensors: Mapping[str, Tensor], classes: NDArray[Any], backbone: Backbone | None) -> None:
+        """Take back what :meth:`tensors` gave.
+
+        Raises:
+            KeyError: a tensor is missing.
+            RuntimeError: a tensor has another shape than the network.
+        """
+
+    def _record(self, row: HistoryRow, setup: TrainingSetup) -> None:
+        self.history_.append(row)
+        if setup.on_step is not None:
+            setup.on_step(row)

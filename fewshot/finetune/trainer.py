@@ -1,0 +1,81 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Batch: TypeAlias = "tuple[Tensor, Tensor]"
+
+
+def train(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    *,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    label_smoothing: float = 0.0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> None:
+    """Minimise cross-entropy over batches, one optimiser step each.
+
+    The caller sets the model's mode: batch-norm statistics of a handful of images are noise, so a pretrained network
+    is trained in eval mode.
+
+    Args:
+        model: maps (b, ...) inputs to (b, n_classes) logits.
+        batches: (inputs, (b,) class positions).
+        optimizer: over the parameters to train.
+        scheduler: stepped after every batch.
+        label_smoothing: share of the target spread over all classes.
+        on_step: called with (steps done, loss of the batch).
+    """
+    criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    with torch.enable_grad():
+        for step, (inputs, labels) in enumerate(batches, start=1):
+            optimizer.zero_grad(set_to_none=True)
+            loss: Tensor = criterion(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            if on_step is not None:
+                on_step(step, loss.item())
+
+
+def balanced_batches(
+    codes: NDArray[np.int64], *, batch_size: int, steps: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.intp]]:
+    """Yield positions of examples: classes in turn, examples within a class at random without early repeats.
+
+    Sampling goes on past the end of a small set, so that no example is ever dropped and a batch is always full.
+    """
+    classes = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+    decks: list[list[int]] = [[] for _ in classes]
+    turn = 0
+    for _ in range(steps):
+        batch = []
+        for _ in range(batch_size):
+            deck = decks[turn % len(classes)]
+            if not deck:
+                deck.extend(rng.permutation(classes[turn % len(classes)]).tolist())
+            batch.append(deck.pop())
+            turn += 1
+        yield np.array(batch, dtype=np.intp)
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Compute with one thread, so that sums are added in the same order on every machine and process count."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

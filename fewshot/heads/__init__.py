@@ -1,0 +1,47 @@
+"""Heads: classifiers on features. One method, one file, and one line in the table below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fewshot.errors import InvalidInputError
+from fewshot.names import NameTable
+
+HEADS = NameTable(
+    "head",
+    {
+        "prototypical": "fewshot.heads.prototypical:PrototypicalHead",
+        "linear-probe": "fewshot.heads.linear_probe:LinearProbe",
+        # Heads that need pixels: they train a network, or a part of one.
+        "fine-tune": "fewshot.finetune.strategies:FineTune",
+        "simple-cnn": "fewshot.finetune.simple_cnn:SimpleCNNHead",
+        "simple-cnn-tuned": "fewshot.finetune.simple_cnn:TunedSimpleCNNHead",
+    },
+    entry_point_group="fewshot.heads",
+)
+
+
+def list_heads() -> list[str]:
+    """List the names that ``head=`` takes."""
+    return sorted(HEADS)
+
+
+def make_head(head: Any) -> Any:
+    """Turn a head's name, instance, or any scikit-learn classifier into an unfitted copy of it.
+
+    Raises:
+        UnknownNameError: no head has this name; the message lists the closest.
+        InvalidInputError: neither a name nor a classifier.
+    """
+    if isinstance(head, str):
+        factory: Any = HEADS.load(head)
+        return factory()
+    from sklearn.base import clone, is_classifier
+
+    if not isinstance(head, type) and hasattr(head, "fit") and hasattr(head, "get_params") and is_classifier(head):
+        return clone(head)
+    if not isinstance(head, type) and hasattr(head, "fit_images"):
+        return clone(head)
+    raise InvalidInputError(
+        f"head={head!r} is neither a name ({', '.join(list_heads())}), a head, nor a scikit-learn classifier instance."
+    )

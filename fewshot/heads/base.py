@@ -1,0 +1,112 @@
+"""What a head is: a classifier on features, its mathematics written once for a batch of episodes."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+from typing_extensions import Self
+
+from fewshot.errors import InvalidInputError
+
+State: TypeAlias = "dict[str, Tensor]"
+"""What a head has learned: named tensors, each with the episodes' leading batch dimensions."""
+
+
+class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
+    """A scikit-learn classifier on features.
+
+    A subclass implements :meth:`_fit` and :meth:`_logits` in torch, for any number of leading batch dimensions: a
+    single ``fit`` is a batch of one in float64, a benchmark evaluates hundreds of episodes as one tensor operation.
+
+    Attributes:
+        classes_: (n_classes,) the labels, sorted; the order of probabilities.
+        n_features_in_: width of the features it was fitted on.
+        state_: what was learned.
+    """
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Learn from features.
+
+        Args:
+            X: (n, d) features.
+            y: (n,) labels of any kind, at least two distinct ones.
+
+        Raises:
+            InvalidInputError: fewer than two classes, or a parameter out of range.
+            ValueError: NaN, infinity or shapes that do not fit.
+        """
+        self._check_parameters()
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InvalidInputError(
+                f"Got {len(self.classes_)} class ({self.classes_[0]!r}); a classifier needs examples of at least 2."
+            )
+        support = torch.from_numpy(np.array(X))
+        with torch.no_grad():
+            self.state_ = self._fit(support, torch.from_numpy(codes), len(self.classes_))
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Estimate (n, n_classes) class probabilities of (n, d) features; rows sum to 1."""
+        return torch.softmax(self._scores(X), dim=-1).numpy()
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict the (n,) labels of (n, d) features."""
+        scores = self._scores(X)
+        labels: NDArray[Any] = self.classes_[scores.argmax(dim=-1).numpy()]
+        return labels
+
+    def _scores(self, X: ArrayLike) -> Tensor:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        with torch.no_grad():
+            return self._logits(self.state_, torch.from_numpy(np.array(X)))
+
+    def _check_parameters(self) -> None:  # noqa: B027 - most heads have nothing to check
+        """Raise InvalidInputError where a constructor argument is out of range."""
+
+    @abstractmethod
+    def _fit(self, support: Tensor, labels: Tensor, n_way: int) -> State:
+        """Learn from (*batch, n_support, d) features and (*batch, n_support) class positions 0..n_way-1."""
+
+    @abstractmethod
+    def _logits(self, state: State, query: Tensor) -> Tensor:
+        """Score (*batch, n_query, d) features: (*batch, n_query, n_way) logits."""
+
+
+def l2_normalise(features: Tensor) -> Tensor:
+    """Scale (..., d) vectors to length 1; a zero vector stays zero."""
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return features / norm.clamp_min(torch.finfo(features.dtype).tiny)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse a parameter value that is not among its choices, naming the closest.
+
+    Raises:
+        UnknownNameError: with the choices.
+    """
+    if value not in choices:
+        from fewshot.names import unknown_name
+
+        raise unknown_name(name, value, choices)
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuse a parameter that is not a finite number above 0.
+
+    Raises:
+        InvalidInputError: with what was received.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < float(value) < np.inf:
+        raise InvalidInputError(f"{name}={value!r}: needs a number above 0.")

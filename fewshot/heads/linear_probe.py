@@ -1,0 +1,155 @@
+"""Linear probe: multinomial logistic regression on frozen features.
+
+Guillaume Alain and Yoshua Bengio, "Understanding intermediate layers using linear classifier probes", 2016,
+arXiv:1610.01644; as the strong few-shot baseline: Yinbo Chen et al., "Meta-Baseline", 2021, arXiv:2003.04390, and
+Yonglong Tian et al., "Rethinking Few-Shot Image Classification", 2020, arXiv:2003.11539. A linear classifier with an
+L2 penalty is fitted to its optimum on L2-normalised features; nothing of the network changes.
+
+The objective is scikit-learn's ``LogisticRegression``: with one-hot targets Y (n, K), features X (n, d),
+
+    minimise over W (K, d) and b (K):   sum_i -log softmax(W x_i + b)[y_i] + |W|^2 / (2 C)
+
+It is minimised by Newton's method. With P the predicted probabilities, a step V solves H V = G, where for
+parameters' rows Z = [X, 1]
+
+    G = (P - Y)^T Z + [W, 0] / C,          H V = (P * A - P (P . A))^T Z + [V, 0] / C   with A = Z V^T
+
+so H is applied with two matrix products and never formed, and conjugate gradients solve for V. The intercepts
+have a null direction (adding the same to all of them changes nothing); it stays untouched, because G and H V have
+no component along it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewshot.heads.base import Head, State, check_positive, l2_normalise
+
+
+class LinearProbe(Head):
+    """Multinomial logistic regression with an L2 penalty, fitted to its optimum.
+
+    Args:
+        C: inverse strength of the penalty, as in scikit-learn.
+        normalize: scale every feature vector to length 1 first.
+
+    Example:
+        >>> head = LinearProbe().fit([[1.0, 0.0], [0.0, 1.0]], ["cat", "dog"])
+        >>> head.predict([[0.9, 0.2]]).item()
+        'cat'
+    """
+
+    def __init__(self, *, C: float = 1.0, normalize: bool = True) -> None:
+        self.C = C
+        self.normalize = normalize
+
+    def _check_parameters(self) -> None:
+        check_positive("C", self.C)
+
+    def _fit(self, support: Tensor, labels: Tensor, n_way: int) -> State:
+        features = l2_normalise(support) if self.normalize else support
+        targets = torch.nn.functional.one_hot(labels, n_way).to(features.dtype)
+        # With two classes scikit-learn penalises the one vector w = w_1 - w_2, and |w|^2 = 2 |W|^2 at the optimum.
+        penalty = (2 if n_way == 2 else 1) / self.C
+        n_samples, width = features.shape[-2:]
+        if width > n_samples:
+            # The optimum lies in the span of the support; in an orthonormal basis of it, norms and products are the
+            # same and the problem is as wide as there are samples.
+            basis, _ = torch.linalg.qr(features.mT)
+            weight, bias = _newton(features @ basis, targets, penalty)
+            return {"weight": weight @ basis.mT, "bias": bias}
+        weight, bias = _newton(features, targets, penalty)
+        return {"weight": weight, "bias": bias}
+
+    def _logits(self, state: State, query: Tensor) -> Tensor:
+        features = l2_normalise(query) if self.normalize else query
+        return features @ state["weight"].mT + state["bias"].unsqueeze(-2)
+
+
+# About ten Newton steps are needed; the gradient's largest entry per sample then lies below the tolerance.
+_MAX_STEPS = 100
+_TOLERANCE = 1e-9
+
+
+def _newton(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Minimise the objective; (*batch, n, d) and (*batch, n, K) to weights (*batch, K, d) and biases (*batch, K)."""
+    ones = torch.ones_like(features[..., :1])
+    rows = torch.cat([features, ones], dim=-1)
+    penalty = torch.full((rows.shape[-1],), strength, dtype=rows.dtype, device=rows.device)
+    penalty[-1] = 0
+    parameters = torch.zeros(*targets.mT.shape[:-1], rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    n_samples = targets.shape[-2]
+
+    def objective(candidate: Tensor) -> Tensor:
+        log_proba = torch.log_softmax(rows @ candidate.mT, dim=-1)
+        return -(log_proba * targets).sum(dim=(-2, -1)) + 0.5 * (candidate.square() * penalty).sum(dim=(-2, -1))
+
+    value = objective(parameters)
+    for _ in range(_MAX_STEPS):
+        proba = torch.softmax(rows @ parameters.mT, dim=-1)
+        gradient = (proba - targets).mT @ rows + parameters * penalty
+        size = gradient.abs().amax(dim=(-2, -1))
+        if bool((size <= _TOLERANCE * n_samples).all()):
+            break
+        step = _conjugate_gradients(rows, proba, penalty, gradient)
+        parameters, value, moved = _line_search(objective, parameters, value, gradient, step)
+        if not moved:
+            break  # no episode can improve at this precision
+    else:
+        warnings.warn(
+            f"The linear probe did not converge in {_MAX_STEPS} Newton steps; lower C.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return parameters[..., :-1], parameters[..., -1]
+
+
+def _conjugate_gradients(rows: Tensor, proba: Tensor, penalty: Tensor, gradient: Tensor) -> Tensor:
+    """Solve H V = gradient for every episode at once, to a precision that tightens near the optimum."""
+
+    def curvature(direction: Tensor) -> Tensor:
+        along = rows @ direction.mT
+        return (proba * (along - (proba * along).sum(dim=-1, keepdim=True))).mT @ rows + direction * penalty
+
+    solution = torch.zeros_like(gradient)
+    residual, direction = gradient.clone(), gradient.clone()
+    power = residual.square().sum(dim=(-2, -1), keepdim=True)
+    # min(0.1, |g|) is the forcing term that makes an inexact Newton method converge quadratically.
+    target = power * torch.clamp(power.sqrt(), max=0.1).square()
+    tiny = torch.finfo(rows.dtype).tiny
+    for _ in range(2 * gradient.shape[-1] * gradient.shape[-2]):
+        if bool((power <= target).all()):
+            break
+        image = curvature(direction)
+        length = power / (direction * image).sum(dim=(-2, -1), keepdim=True).clamp_min(tiny)
+        length = torch.where(power <= target, torch.zeros_like(length), length)
+        solution = solution + length * direction
+        residual = residual - length * image
+        fresh = torch.where(power <= target, power, residual.square().sum(dim=(-2, -1), keepdim=True))
+        direction = residual + fresh / power.clamp_min(tiny) * direction
+        power = fresh
+    return solution
+
+
+def _line_search(
+    objective: Callable[[Tensor], Tensor], parameters: Tensor, value: Tensor, gradient: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor, bool]:
+    """Halve each episode's step until the objective falls as Armijo's rule asks; return what was reached."""
+    slope = (gradient * step).sum(dim=(-2, -1))
+    length = torch.ones_like(value)
+    # Rounding of the objective itself: below it a comparison says nothing, and the full step is right.
+    noise = 64 * torch.finfo(value.dtype).eps * value.abs()
+    for _ in range(40):
+        candidate = parameters - length[..., None, None] * step
+        reached = objective(candidate)
+        too_far = reached > value - 1e-4 * length * slope + noise
+        if not bool(too_far.any()):
+            break
+        length = torch.where(too_far, length / 2, length)
+    accepted = ~too_far
+    parameters = torch.where(accepted[..., None, None], candidate, parameters)
+    return parameters, torch.where(accepted, reached, value), bool(accepted.any())

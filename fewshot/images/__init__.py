@@ -1,0 +1,1 @@
+"""Images in: the one reader, the labelled data set, and its audit."""

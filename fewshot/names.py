@@ -1,0 +1,70 @@
+"""Tables of names: heads, backbones, augmentation policies and strategies are all looked up here.
+
+Adding one costs one file and one line in its table; another package adds one through an entry point.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+
+from fewshot.errors import UnknownNameError
+
+
+def unknown_name(kind: str, name: object, available: Iterable[str], hint: str = "") -> UnknownNameError:
+    """Build the error for a name that nobody registered, with the closest ones.
+
+    Args:
+        kind: what was looked up, for example ``"head"``.
+        name: what was asked for.
+        available: the names that exist.
+        hint: one more sentence, for kinds that accept more than the listed names.
+    """
+    names = sorted(available)
+    close = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.5)
+    guess = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    listing = f" Available: {', '.join(names)}." if names else ""
+    return UnknownNameError(f"Unknown {kind} {name!r}.{guess}{listing}{' ' + hint if hint else ''}")
+
+
+class NameTable(Mapping[str, str]):
+    """A read-only table from a public name to ``"module:attribute"``, extended by entry points.
+
+    Values are import paths, so that listing names imports nothing heavy.
+    """
+
+    def __init__(self, kind: str, built_in: Mapping[str, str], entry_point_group: str | None = None) -> None:
+        self.kind = kind
+        self._built_in = dict(built_in)
+        self._group = entry_point_group
+
+    def _all(self) -> dict[str, str]:
+        plugins = entry_points(group=self._group) if self._group else ()
+        return {point.name: point.value for point in plugins} | self._built_in
+
+    def __getitem__(self, name: str) -> str:
+        table = self._all()
+        if name not in table:
+            raise unknown_name(self.kind, name, table)
+        return table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._all()
+
+    def load(self, name: str) -> object:
+        """Import and return what ``name`` stands for.
+
+        Raises:
+            UnknownNameError: the name is in neither the table nor an entry point.
+        """
+        import importlib
+
+        module, _, attribute = self[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)

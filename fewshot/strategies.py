@@ -1,0 +1,100 @@
+"""Strategies: named combinations of augmentation, backbone and head, as the command line and the API know them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fewshot.augment import AugmentationLike
+from fewshot.errors import InvalidInputError
+from fewshot.names import unknown_name
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way to get from a few images to a classifier.
+
+    Attributes:
+        name: shown in every table.
+        head: a head's name, a head, or any scikit-learn classifier.
+        augmentation: policy of the training views.
+        description: one sentence for people.
+    """
+
+    name: str
+    head: Any
+    augmentation: AugmentationLike = None
+    description: str = ""
+
+
+_BUILT_IN = (
+    Strategy(
+        "simple-cnn",
+        "simple-cnn",
+        None,
+        "small CNN from scratch, five epochs, no augmentation: the baseline as usually written",
+    ),
+    Strategy(
+        "simple-cnn-tuned",
+        "simple-cnn-tuned",
+        "heavy",
+        "the same CNN given a fair chance: heavy augmentation, enough steps, schedule, weight decay",
+    ),
+    Strategy("prototypical", "prototypical", None, "frozen backbone, nearest class mean by cosine"),
+    Strategy(
+        "linear-probe", "linear-probe", None, "frozen backbone, logistic regression on L2-normalised features"
+    ),
+    Strategy(
+        "prototypical-heavy",
+        "prototypical",
+        "heavy",
+        "class means over the images and their heavily augmented views",
+    ),
+    Strategy(
+        "linear-probe-heavy",
+        "linear-probe",
+        "heavy",
+        "logistic regression on the images and their heavily augmented views",
+    ),
+    Strategy(
+        "fine-tune",
+        "fine-tune",
+        "heavy",
+        "from the linear probe, trains the last stage on augmented views if the images show that it helps",
+    ),
+)
+
+STRATEGIES = {strategy.name: strategy for strategy in _BUILT_IN}
+BASELINES = ("simple-cnn", "simple-cnn-tuned")
+"""Strategies that differences are taken to, where they take part."""
+
+
+def list_strategies() -> list[str]:
+    """List the names that ``strategies=`` takes, baselines first."""
+    return list(STRATEGIES)
+
+
+def make_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[Strategy]:
+    """Resolve names and strategies; ``None`` or ``"all"`` means every built-in one.
+
+    Raises:
+        UnknownNameError: no strategy has this name; the message lists the closest.
+        InvalidInputError: none at all, or one name twice.
+    """
+    if strategies is None or strategies == "all":
+        return list(_BUILT_IN)
+    chosen = []
+    for item in [strategies] if isinstance(strategies, (str, Strategy)) else strategies:
+        if isinstance(item, Strategy):
+            chosen.append(item)
+        elif item in STRATEGIES:
+            chosen.append(STRATEGIES[item])
+        else:
+            raise unknown_name("strategy", item, STRATEGIES)
+    names = [strategy.name for strategy in chosen]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if not chosen or repeated:
+        problem = f"{', '.join(repeated)} given twice" if repeated else "no strategy given"
+        raise InvalidInputError(f"strategies: {problem}; choose from {', '.join(STRATEGIES)}.")
+    return chosen
