@@ -193,10 +193,11 @@ def _spec(pipeline: Any) -> str:
 
 
 def _none(size: int) -> None:
-    """Stand for the policy without views."""
+    """No views: the image itself is all there is."""
 
 
 def _light(size: int) -> Any:
+    """Crops of 50-100 % of the area, flips, 15 % brightness and contrast."""
     import albumentations as A
 
     return A.Compose(
@@ -209,6 +210,7 @@ def _light(size: int) -> Any:
 
 
 def _heavy(size: int) -> Any:
+    """Crops of 25-100 % of the area, flips, rotation, strong colour changes, grey, blur, erased rectangles."""
     import albumentations as A
 
     return A.Compose(
@@ -219,8 +221,6 @@ def _heavy(size: int) -> Any:
             A.ColorJitter(brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.6, 1.4), hue=(-0.05, 0.05), p=0.8),
             A.ToGray(p=0.1),
             A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 1.5), p=0.2),
-            A.CoarseDropout(
-                num_holes_range=(1, 3), hole_height_range=(0.1, 0.25), hole_width_range=(0.1, 0.25), p=0.3
-            ),
+            A.CoarseDropout(num_holes_range=(1, 3), hole_height_range=(0.1, 0.25), hole_width_range=(0.1, 0.25), p=0.3),
         ]
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
-from typing_extensions import Self
 
 from fewshot.augment import AugmentationLike, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
@@ -19,10 +18,10 @@ from fewshot.errors import InvalidInputError
 from fewshot.features import check_n_views, extract_views
 from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
 from fewshot.heads import make_head
+from fewshot.heads.base import Head
 from fewshot.images.dataset import ImageDataset, as_sources
 from fewshot.images.reader import ImageLike
 from fewshot.store import FeatureStore
-
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -107,6 +106,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             self.head_ = fit_on_views(head, features, labels, seed)
             self.history_ = []
+            if not isinstance(head, Head):
+                # A scikit-learn classifier is saved as what it was fitted on; see fewshot.modelfile.
+                codes = np.searchsorted(head.classes_, np.repeat(labels, features.shape[1]))
+                self.support_ = (features.reshape(-1, features.shape[2]), codes)
         self.classes_ = self.head_.classes_
         return self
 
@@ -120,9 +123,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         images = as_sources(X)
         if isinstance(self.head_, ImageHead):
-            return self.head_.predict_proba_images(images)
+            proba: NDArray[np.float64] = self.head_.predict_proba_images(images)
+            return proba
         if not len(images):
             return np.empty((0, len(self.classes_)))
+        assert self.backbone_ is not None  # noqa: S101 - for the type checker
         features = extract_views(self.backbone_, images, store=self._store(), progress=progress)
         return head_proba(self.head_, features[:, 0])
 
@@ -171,7 +176,8 @@ def head_proba(head: Any, features: NDArray[np.float32]) -> NDArray[np.float64]:
     """Class probabilities (n, n_classes) of any classifier; of one that has none, 1 for the predicted class."""
     if hasattr(head, "predict_proba"):
         return np.asarray(head.predict_proba(features), dtype=np.float64)
-    return (np.asarray(head.predict(features))[:, None] == head.classes_[None, :]).astype(np.float64)
+    hits: NDArray[np.bool_] = np.asarray(head.predict(features))[:, None] == head.classes_[None, :]
+    return hits.astype(np.float64)
 
 
 def as_seed(random_state: int | np.random.RandomState | None) -> int:

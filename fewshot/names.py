@@ -5,9 +5,13 @@ Adding one costs one file and one line in its table; another package adds one th
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 
 from fewshot.errors import UnknownNameError
 
@@ -64,7 +68,17 @@ class NameTable(Mapping[str, str]):
         Raises:
             UnknownNameError: the name is in neither the table nor an entry point.
         """
-        import importlib
-
         module, _, attribute = self[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def describe(self, name: str) -> str:
+        """First line of the docstring of what ``name`` stands for, read from its source: nothing is imported."""
+        module, _, attribute = self[name].partition(":")
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:
+            return ""
+        tree = ast.parse(Path(spec.origin).read_bytes())
+        for node in tree.body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == attribute:
+                return (ast.get_docstring(node) or "").partition("\n")[0]
+        return ""

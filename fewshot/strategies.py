@@ -42,9 +42,7 @@ _BUILT_IN = (
         "the same CNN given a fair chance: heavy augmentation, enough steps, schedule, weight decay",
     ),
     Strategy("prototypical", "prototypical", None, "frozen backbone, nearest class mean by cosine"),
-    Strategy(
-        "linear-probe", "linear-probe", None, "frozen backbone, logistic regression on L2-normalised features"
-    ),
+    Strategy("linear-probe", "linear-probe", None, "frozen backbone, logistic regression on L2-normalised features"),
     Strategy(
         "prototypical-heavy",
         "prototypical",

@@ -25,8 +25,7 @@ def prepare(model: nn.Module, example: Tensor) -> nn.Module:
         expected = model(example)
         folded = _fold_batch_norms(copy.deepcopy(model), example)
         same = torch.allclose(folded(example), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-6)
-    # torch's type for `.to` with a memory format is that of a tensor method; a module's own returns the module.
-    return (folded if same else model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return (folded if same else model).to(memory_format=torch.channels_last)
 
 
 def _fold_batch_norms(model: nn.Module, example: Tensor) -> nn.Module:

@@ -36,16 +36,18 @@ class TimmNetwork(Network):
     """
 
     def __init__(self, spec: str, model: nn.Module, device: str) -> None:
-        import timm
+        # timm takes a second to import; names are checked without it.
+        from timm.data.config import resolve_model_data_config
+        from timm.data.transforms_factory import create_transform
 
         self.spec = spec
         self.device = device
         self.model = model.to(device).eval().requires_grad_(False)
-        self.config: dict[str, Any] = timm.data.resolve_model_data_config(model)
+        self.config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         self.image_size = int(self.config["input_size"][-1])
         # Small batches stay in a CPU's cache and are faster there; a GPU wants to be filled.
         self.batch_size = 4 if device == "cpu" else 64
-        self._transform = timm.data.create_transform(**self.config, is_training=False, use_prefetcher=True)
+        self._transform = create_transform(**self.config, is_training=False, use_prefetcher=True)
         self._mean = torch.tensor(self.config["mean"], device=device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(self.config["std"], device=device).view(1, 3, 1, 1) * 255
         example = torch.linspace(-1, 1, 3 * self.image_size**2, device=device).view(1, 3, self.image_size, -1)
@@ -151,7 +153,7 @@ def _where(name: str) -> str:
         return f"model.safetensors of {name.removeprefix('hf-hub:')!r} in {HF_HUB_CACHE}"
     config = timm.get_pretrained_cfg(name)
     file = getattr(config, "hf_hub_filename", None) or "model.safetensors"
-    return f"{file} of {config.hf_hub_id!r} in {HF_HUB_CACHE}"
+    return f"{file} of {getattr(config, 'hf_hub_id', name)!r} in {HF_HUB_CACHE}"
 
 
 def _fingerprint(model: nn.Module, config: dict[str, Any]) -> str:

@@ -87,10 +87,8 @@ class SplitNetwork:
 
     def new_tail(self) -> Tail:
         """Copy the last stage with its pretrained weights, in eval mode: batch-norm statistics stay frozen."""
-        tail = Tail(self._modules, self.network.model).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        tail.requires_grad_(True)
-        assert isinstance(tail, Tail)  # noqa: S101 - for the type checker
-        return tail
+        tail = Tail(self._modules, self.network.model).eval().to(memory_format=torch.channels_last)
+        return tail.requires_grad_(True)
 
     def trunk(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run (b, S, S, 3) uint8 up to the last stage; return what it would receive, (b, ...) float32."""

@@ -141,7 +141,7 @@ class FineTune(ImageHead):
         """Train on one part of the evidence; return the log-loss of each held-out image on the other."""
         model, curve = self._tune(part, rate, setup, f"rate {rate:g}")
         with torch.inference_mode():
-            logits = torch.cat([model(chunk) for chunk in rest.maps.split(32)]).double()
+            logits = torch.cat([model(chunk) for chunk in torch.split(rest.maps, 32)]).double()
         losses = _losses_at_best_temperature(logits, torch.from_numpy(rest.codes)).numpy()
         per_image = np.bincount(rest.images, losses) / np.maximum(np.bincount(rest.images), 1)
         losses = per_image[np.unique(rest.images)]
@@ -154,7 +154,7 @@ class FineTune(ImageHead):
         """Solve the linear probe, then train tail and classifier together at ``rate``."""
         tail = self._split.new_tail()
         with torch.inference_mode():
-            features = torch.cat([tail(chunk) for chunk in examples.maps.split(32)])
+            features = torch.cat([tail(chunk) for chunk in torch.split(examples.maps, 32)])
         model = TunedModel(tail, _linear_probe(features, examples.codes, self.C))
         curve: list[HistoryRow] = []
         if rate > 0:

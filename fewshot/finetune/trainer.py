@@ -41,7 +41,7 @@ def train(
         for step, (inputs, labels) in enumerate(batches, start=1):
             optimizer.zero_grad(set_to_none=True)
             loss: Tensor = criterion(model(inputs), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()

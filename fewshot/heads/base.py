@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
-from typing_extensions import Self
 
 from fewshot.errors import InvalidInputError
 
@@ -31,6 +30,10 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
         n_features_in_: width of the features it was fitted on.
         state_: what was learned.
     """
+
+    classes_: NDArray[Any]
+    n_features_in_: int
+    state_: State
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn from features.
@@ -72,7 +75,7 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
         with torch.no_grad():
             return self._logits(self.state_, torch.from_numpy(np.array(X)))
 
-    def _check_parameters(self) -> None:  # noqa: B027 - most heads have nothing to check
+    def _check_parameters(self) -> None:
         """Raise InvalidInputError where a constructor argument is out of range."""
 
     @abstractmethod

@@ -15,8 +15,8 @@ parameters' rows Z = [X, 1]
     G = (P - Y)^T Z + [W, 0] / C,          H V = (P * A - P (P . A))^T Z + [V, 0] / C   with A = Z V^T
 
 so H is applied with two matrix products and never formed, and conjugate gradients solve for V. The intercepts
-have a null direction (adding the same to all of them changes nothing); it stays untouched, because G and H V have
-no component along it.
+have a null direction (adding the same to all of them changes nothing): G has no component along it but for rounding,
+which is projected away, because H could never reduce it.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ class LinearProbe(Head):
         return features @ state["weight"].mT + state["bias"].unsqueeze(-2)
 
 
-# About ten Newton steps are needed; the gradient's largest entry per sample then lies below the tolerance.
+# About ten Newton steps are needed. The squared Newton decrement G . H^-1 G estimates twice the distance of the
+# objective from its minimum, whatever the scale of the features.
 _MAX_STEPS = 100
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-18
 
 
 def _newton(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor, Tensor]:
@@ -82,7 +83,6 @@ def _newton(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor,
     penalty = torch.full((rows.shape[-1],), strength, dtype=rows.dtype, device=rows.device)
     penalty[-1] = 0
     parameters = torch.zeros(*targets.mT.shape[:-1], rows.shape[-1], dtype=rows.dtype, device=rows.device)
-    n_samples = targets.shape[-2]
 
     def objective(candidate: Tensor) -> Tensor:
         log_proba = torch.log_softmax(rows @ candidate.mT, dim=-1)
@@ -92,14 +92,16 @@ def _newton(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor,
     for _ in range(_MAX_STEPS):
         proba = torch.softmax(rows @ parameters.mT, dim=-1)
         gradient = (proba - targets).mT @ rows + parameters * penalty
-        size = gradient.abs().amax(dim=(-2, -1))
-        if bool((size <= _TOLERANCE * n_samples).all()):
-            break
+        gradient[..., -1] -= gradient[..., -1].mean(dim=-1, keepdim=True)
         step = _conjugate_gradients(rows, proba, penalty, gradient)
-        parameters, value, moved = _line_search(objective, parameters, value, gradient, step)
+        decrement = (gradient * step).sum(dim=(-2, -1))
+        if bool((decrement <= _TOLERANCE * value.clamp_min(1)).all()):
+            break
+        parameters, value, moved = _line_search(objective, parameters, value, decrement, step)
         if not moved:
             break  # no episode can improve at this precision
-    else:
+    # Without a penalty to speak of, rounding can keep the decrement above the tolerance for ever, harmlessly.
+    if bool((decrement > 1e-8 * value.clamp_min(1)).any()):
         warnings.warn(
             f"The linear probe did not converge in {_MAX_STEPS} Newton steps; lower C.",
             RuntimeWarning,
@@ -118,8 +120,9 @@ def _conjugate_gradients(rows: Tensor, proba: Tensor, penalty: Tensor, gradient:
     solution = torch.zeros_like(gradient)
     residual, direction = gradient.clone(), gradient.clone()
     power = residual.square().sum(dim=(-2, -1), keepdim=True)
-    # min(0.1, |g|) is the forcing term that makes an inexact Newton method converge quadratically.
-    target = power * torch.clamp(power.sqrt(), max=0.1).square()
+    # min(0.1, |g|) is the forcing term that makes an inexact Newton method converge quadratically; asking for more
+    # than rounding allows would let the residual grow again.
+    target = power * torch.clamp(power.sqrt(), min=1e-6, max=0.1).square()
     tiny = torch.finfo(rows.dtype).tiny
     for _ in range(2 * gradient.shape[-1] * gradient.shape[-2]):
         if bool((power <= target).all()):
@@ -136,10 +139,9 @@ def _conjugate_gradients(rows: Tensor, proba: Tensor, penalty: Tensor, gradient:
 
 
 def _line_search(
-    objective: Callable[[Tensor], Tensor], parameters: Tensor, value: Tensor, gradient: Tensor, step: Tensor
+    objective: Callable[[Tensor], Tensor], parameters: Tensor, value: Tensor, slope: Tensor, step: Tensor
 ) -> tuple[Tensor, Tensor, bool]:
     """Halve each episode's step until the objective falls as Armijo's rule asks; return what was reached."""
-    slope = (gradient * step).sum(dim=(-2, -1))
     length = torch.ones_like(value)
     # Rounding of the objective itself: below it a comparison says nothing, and the full step is right.
     noise = 64 * torch.finfo(value.dtype).eps * value.abs()

@@ -48,6 +48,6 @@ class PrototypicalHead(Head):
         if self.metric == "cosine":
             return l2_normalise(query) @ prototypes.mT / self.temperature
         # Differences, not |q|^2 - 2qp + |p|^2: that form loses digits where features are far from the origin.
-        return -torch.cdist(query, prototypes, compute_mode="donot_use_mm_for_euclid_dist") ** 2 / (
+        return -(torch.cdist(query, prototypes, compute_mode="donot_use_mm_for_euclid_dist") ** 2) / (
             2 * self.temperature
         )

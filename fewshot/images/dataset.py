@@ -35,6 +35,7 @@ class ImageDataset:
         sources: where the images are: paths, bytes, PIL images or uint8 arrays.
         labels: (n,) class name of each image.
         class_names: the distinct labels, sorted; the order of probabilities everywhere.
+        image_names: how to name the images in messages and reports, where their sources do not say it.
         transform: applied to the PIL image by indexing, as in torchvision; nothing else uses it.
         notes: what was understood and what was left out when the images were collected, one sentence each.
     """
@@ -42,6 +43,7 @@ class ImageDataset:
     sources: tuple[ImageLike, ...]
     labels: tuple[str, ...]
     class_names: tuple[str, ...] = ()
+    image_names: tuple[str, ...] | None = None
     transform: Callable[[Any], Any] | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -205,6 +207,8 @@ class ImageDataset:
     @property
     def names(self) -> tuple[str, ...]:
         """(n,) a printable name of each image: its path, or a description."""
+        if self.image_names is not None:
+            return self.image_names
         return tuple(source_name(source) for source in self.sources)
 
     def counts(self) -> dict[str, int]:
@@ -218,6 +222,7 @@ class ImageDataset:
             self,
             sources=tuple(self.sources[int(i)] for i in indices),
             labels=tuple(self.labels[int(i)] for i in indices),
+            image_names=None if self.image_names is None else tuple(self.image_names[int(i)] for i in indices),
         )
 
 
@@ -279,7 +284,8 @@ def _is_class_folder(path: Path) -> bool:
 
 def _image_files(folder: Path) -> tuple[list[str], list[str]]:
     """List image files below ``folder``, each real file and real folder once, and the other files."""
-    images, others = [], []
+    images: list[str] = []
+    others: list[str] = []
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         # A link to an ancestor would be walked for ever.

@@ -175,7 +175,9 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
-            "TOO_LARGE", name, f"{width}x{height} pixels, more than the limit of {max_pixels}; raise max_pixels to allow"
+            "TOO_LARGE",
+            name,
+            f"{width}x{height} pixels, more than the limit of {max_pixels}; raise max_pixels to allow",
         )
 
 

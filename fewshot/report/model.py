@@ -278,7 +278,9 @@ class Report:
         results = []
         for row in data["results"]:
             proba = tuple(tuple(p) for p in row["proba"])
-            results.append(Result(**{**row, "test": tuple(row["test"]), "proba": proba, "history": tuple(row["history"])}))
+            results.append(
+                Result(**{**row, "test": tuple(row["test"]), "proba": proba, "history": tuple(row["history"])})
+            )
         return cls(
             title=data["title"],
             protocol=data["protocol"],

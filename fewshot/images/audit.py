@@ -1,0 +1,128 @@
+"""What is wrong with a data set before anything is computed: unreadable files, repeats, conflicts, leakage."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import joblib
+
+from fewshot.errors import DatasetError, ImageError
+from fewshot.images.dataset import ImageDataset
+from fewshot.images.reader import ImageLike, decode, read_payload
+
+MAX_BAD_SHARE = 0.05
+"""With more unreadable images than this share, a run stops: something is wrong with the data as a whole."""
+
+
+@dataclass(frozen=True)
+class AuditedDataset:
+    """A data set whose images all decode.
+
+    Attributes:
+        dataset: the readable images; the class names are those that still have images.
+        digests: (n,) content digest of each image.
+        skipped: why each left-out image was left out.
+        notes: what was found, one sentence each.
+    """
+
+    dataset: ImageDataset
+    digests: tuple[str, ...]
+    skipped: tuple[ImageError, ...]
+    notes: tuple[str, ...]
+
+
+def audit(dataset: ImageDataset, *, strict: bool = False) -> AuditedDataset:
+    """Read every image once; leave out those that cannot be read, and say so.
+
+    Args:
+        dataset: what to look at.
+        strict: raise at the first unreadable image instead of leaving it out.
+
+    Raises:
+        ImageError: with ``strict``, the first unreadable image.
+        DatasetError: more than 5 % of the images cannot be read, or all of a class; or one picture has two labels.
+    """
+    with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
+        outcomes = list(pool.map(_digest_or_error, dataset.sources))
+    skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, ImageError))
+    if strict and skipped:
+        raise skipped[0]
+    good = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+    kept = dataset.subset(good)
+    _stop_if_too_many(dataset, kept, skipped)
+    digests = tuple(outcome for outcome in outcomes if isinstance(outcome, str))
+    notes = [*dataset.notes, *(f"Left out: {error}" for error in skipped)]
+    notes += _repeats(kept, digests)
+    return AuditedDataset(kept, digests, skipped, tuple(notes))
+
+
+def without_leakage(train: AuditedDataset, test: AuditedDataset) -> tuple[AuditedDataset, tuple[str, ...]]:
+    """Take out of the test set what is also, byte for byte, in the training set.
+
+    Returns:
+        The cleaned test set, and a note for each picture taken out.
+
+    Raises:
+        DatasetError: nothing is left to test on.
+    """
+    trained = dict(zip(train.digests, train.dataset.names, strict=True))
+    leaked = [i for i, digest in enumerate(test.digests) if digest in trained]
+    if not leaked:
+        return test, ()
+    if len(leaked) == len(test.digests):
+        raise DatasetError("Every test image is also a training image; give other images to test on.")
+    names = test.dataset.names
+    notes = tuple(
+        f"Leakage: {names[i]} is the same file as {trained[test.digests[i]]} and was taken out of the test set."
+        for i in leaked
+    )
+    kept = [i for i in range(len(test.digests)) if i not in set(leaked)]
+    digests = tuple(test.digests[i] for i in kept)
+    return AuditedDataset(test.dataset.subset(kept), digests, test.skipped, test.notes), notes
+
+
+def _digest_or_error(source: ImageLike) -> str | ImageError:
+    try:
+        payload = read_payload(source)
+        decode(payload)
+    except ImageError as error:
+        return error
+    return payload.digest
+
+
+def _stop_if_too_many(before: ImageDataset, after: ImageDataset, skipped: tuple[ImageError, ...]) -> None:
+    if not skipped:
+        return
+    shown = "; ".join(str(error) for error in skipped[:5]) + (
+        f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    )
+    emptied = sorted(set(before.labels) - set(after.labels))
+    if emptied:
+        raise DatasetError(f"No image of {', '.join(map(repr, emptied))} can be read: {shown}.")
+    if len(skipped) > MAX_BAD_SHARE * len(before):
+        raise DatasetError(
+            f"{len(skipped)} of {len(before)} images cannot be read, more than {MAX_BAD_SHARE:.0%}: {shown}. "
+            "Replace or remove them."
+        )
+
+
+def _repeats(dataset: ImageDataset, digests: tuple[str, ...]) -> list[str]:
+    """Note repeated pictures; refuse one picture under two labels."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for position, digest in enumerate(digests):
+        groups[digest].append(position)
+    names, notes = dataset.names, []
+    for members in groups.values():
+        if len(members) == 1:
+            continue
+        labels = sorted({dataset.labels[i] for i in members})
+        listing = ", ".join(names[i] for i in members)
+        if len(labels) > 1:
+            raise DatasetError(
+                f"LABEL_CONFLICT: one picture is labelled {' and '.join(map(repr, labels))}: {listing}. "
+                "Keep one of them."
+            )
+        notes.append(f"The same picture is there {len(members)} times: {listing}.")
+    return notes

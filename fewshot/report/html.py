@@ -1,0 +1,141 @@
+"""The report as one HTML page that needs nothing but itself: no network, no script, no font."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fewshot.report import svg
+from fewshot.report.markdown import (
+    best_row,
+    headline,
+    population,
+    show_accuracy,
+    show_difference,
+    show_seconds,
+)
+from fewshot.report.model import Report, percent
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A class some strategies chose for an image; ``right`` is ``None`` where the image has no label."""
+
+    predicted: str
+    right: bool | None
+    strategies: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """An image that the strategies disagree on, with the training image most like it."""
+
+    name: str
+    label: str | None
+    picture: bytes
+    answers: tuple[Answer, ...]
+    nearest_name: str
+    nearest_label: str | None
+    nearest_picture: bytes | None
+
+
+def render(report: Report) -> str:
+    """Give the report as one self-contained HTML page."""
+    predicted = bool(report.results and report.test_images)
+    several = len(report.strategies) > 1
+    page = _environment().get_template("page.html.jinja")
+    text = page.render(
+        report=report,
+        headline=headline(report),
+        best=best_row(report).strategy if report.has_accuracy and several else "",
+        population=population(report) if report.has_accuracy else "",
+        rows=list(zip(report.strategies, report.summary(), strict=True)),
+        families=_families(report),
+        disputed=_disputed(report) if predicted and several else [],
+        n_disputed=len(report.disagreements()) if predicted and several else 0,
+        agreement=predicted and several and not report.has_accuracy,
+        curves=svg.training_curves(report),
+        svg=svg,
+        data=embedded_json(report),
+    )
+    # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def embedded_json(report: Report) -> str:
+    """Give the report as JSON that cannot end the script element it is written into.
+
+    Outside ASCII everything is escaped, and inside what HTML gives a meaning to; in JSON these characters occur in
+    strings only, where an escape means the same character.
+    """
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fewshot.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "accuracy": show_accuracy,
+        "difference": show_difference,
+        "seconds": show_seconds,
+        "percent": percent,
+        "jpeg": _data_uri,
+    }
+    return environment
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+def _families(report: Report) -> list[tuple[str, str]]:
+    """The families that occur, in the order of the legend, with their meaning."""
+    present = {svg.family(info) for info in report.strategies}
+    return [(name, meaning) for name, meaning in svg.FAMILIES.items() if name in present]
+
+
+def _disputed(report: Report) -> list[Disputed]:
+    probas = {info.name: report.proba(info.name) for info in report.strategies}
+    shown = []
+    for i in report.disagreements():
+        if i not in report.pictures.test:
+            continue
+        image, like = report.test_images[i], report.nearest[i] if i < len(report.nearest) else None
+        nearest = report.train_images[like] if like is not None else None
+        shown.append(
+            Disputed(
+                name=image.name,
+                label=image.label,
+                picture=report.pictures.test[i],
+                answers=_answers(report, image.label, {name: proba[i] for name, proba in probas.items()}),
+                nearest_name=nearest.name if nearest else "",
+                nearest_label=nearest.label if nearest else None,
+                nearest_picture=report.pictures.train.get(like) if like is not None else None,
+            )
+        )
+    return shown
+
+
+def _answers(report: Report, label: str | None, probas: dict[str, Iterable[float]]) -> tuple[Answer, ...]:
+    """Group strategies by the class they chose, the right one first, then by votes."""
+    votes: dict[str, list[tuple[str, float]]] = {}
+    for strategy, proba in probas.items():
+        share, predicted = max(zip(proba, report.class_names, strict=True), key=lambda pair: pair[0])
+        votes.setdefault(predicted, []).append((strategy, float(share)))
+    answers = [
+        Answer(predicted, predicted == label if report.has_accuracy else None, tuple(chosen))
+        for predicted, chosen in votes.items()
+    ]
+    return tuple(sorted(answers, key=lambda answer: (not answer.right, -len(answer.strategies))))
