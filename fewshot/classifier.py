@@ -56,7 +56,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         backbone: str | Backbone = DEFAULT_BACKBONE,
         head: Any = "linear-probe",
-        augmentation: AugmentationLike = "heavy",
+        augmentation: AugmentationLike = "light",
         n_views: int = 16,
         random_state: int | np.random.RandomState | None = 0,
         cache: bool = True,

@@ -159,7 +159,7 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
     head: Annotated[str, typer.Option(help="Name of a head; see `fewshot heads`.")] = "linear-probe",
     backbone: Backbone = "efficientnet_lite0",
-    augmentation: Augmentation = "heavy",
+    augmentation: Augmentation = "light",
     views: Annotated[int, typer.Option(help="Augmented views per image.")] = 16,
     seed: Seed = 0,
     strict: Strict = False,

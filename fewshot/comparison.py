@@ -424,7 +424,7 @@ def train_and_predict(
         extract_seconds=0.0,
         fit_seconds=fitted - start,
         predict_seconds=time.perf_counter() - fitted,
-        history=tuple(fresh.history_),
+        history=fresh.history_,
         note=getattr(fresh, "note_", ""),
     )
 
@@ -484,10 +484,14 @@ def _infos(dataset: ImageDataset) -> tuple[ImageInfo, ...]:
     return tuple(ImageInfo(name, label) for name, label in zip(dataset.names, dataset.labels, strict=True))
 
 
-def _result(name: str, split: Split, proba: NDArray[np.float64], **rest: Any) -> Result:
+def _result(
+    name: str, split: Split, proba: NDArray[np.float64], history: Sequence[HistoryRow] = (), **rest: Any
+) -> Result:
     # Six digits: what lies beyond differs between processors, not between strategies.
     rounded = tuple(tuple(row) for row in np.round(proba, 6).tolist())
-    return Result(name, split.repeat, split.fold, tuple(split.test.tolist()), rounded, **rest)
+    rest = {key: round(value, 6) if isinstance(value, float) else value for key, value in rest.items()}
+    rows = tuple({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in history)
+    return Result(name, split.repeat, split.fold, tuple(split.test.tolist()), rounded, history=rows, **rest)
 
 
 def _nearest(train: NDArray[np.float32], test: NDArray[np.float32] | None) -> tuple[int, ...]:

@@ -193,7 +193,7 @@ def _frozen_draws(
         accuracies = []
         for draw in draws:
             head = fit_on_views(make_head(strategy.head), views[draw.support], train_labels[draw.support], seed)
-            accuracies.append(float(np.mean(head.predict(test[draw.query]) == test_labels[draw.query])))
+            accuracies.append(_accuracy(head.predict(test[draw.query]) == test_labels[draw.query]))
         results.append(Draws(strategy.name, tuple(range(len(draws))), tuple(accuracies)))
     return results
 
@@ -228,7 +228,7 @@ def _trained_draws(
             )
             classes = np.unique(train.labels)
             predicted = classes[np.array(result.proba).argmax(axis=1)]
-            accuracies.append(float(np.mean(predicted == np.array(test.labels))))
+            accuracies.append(_accuracy(predicted == np.array(test.labels)))
         if on_event is not None:
             on_event(Event("progress", "training networks on other photos", index + 1, len(draws)))
         return accuracies
@@ -247,6 +247,10 @@ def _trained_draws(
 
 def _strategies(*, trains: bool) -> list[Strategy]:
     return [s for s in STRATEGIES.values() if isinstance(make_head(s.head), ImageHead) == trains]
+
+
+def _accuracy(right: NDArray[np.bool_]) -> float:
+    return round(float(np.mean(right)), 6)
 
 
 def _members(dataset: ImageDataset, names: Sequence[str]) -> NDArray[np.intp]:

@@ -33,7 +33,7 @@ HOSTILE = [
     "bytes-\udc80.jpg",
     "</script><!-- ]]> {{ 7 * 7 }}",
 ]
-VOID = {"meta", "img", "br", "link", "hr", "input"}
+VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
 
 
 def jpeg(rng, size=(40, 30)):

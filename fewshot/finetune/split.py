@@ -25,7 +25,8 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("layer4", ()),  # ResNet
     ("stages", ("norm_pre",)),  # ConvNeXt
     ("layers", ("norm",)),  # Swin
-    ("stages", ("final_conv",)),  # RegNet and others built by timm's byobnet
+    ("s4", ("final_conv",)),  # RegNet
+    ("stages", ("final_conv",)),  # what timm's byobnet builds
     ("stages", ()),
 )
 
@@ -114,5 +115,5 @@ def _stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 def _last_stage(model: nn.Module, container: str) -> nn.Module:
     stages = getattr(model, container)
-    stage: nn.Module = stages[-1] if container != "layer4" else stages
+    stage: nn.Module = stages if container in ("layer4", "s4") else stages[-1]
     return stage

@@ -233,7 +233,7 @@ def _losses_at_best_temperature(logits: Tensor, codes: Tensor) -> Tensor:
 
     Without this, training would win by making logits larger, which improves nobody's predictions.
     """
-    scales = torch.logspace(-1, 3, 81, dtype=logits.dtype)
+    scales = torch.logspace(-3, 4, 281, dtype=logits.dtype)
     losses = nn.functional.cross_entropy(
         (logits * scales[:, None, None]).flatten(0, 1), codes.repeat(len(scales)), reduction="none"
     ).view(len(scales), -1)

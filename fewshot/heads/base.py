@@ -89,7 +89,7 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
 
 def l2_normalise(features: Tensor) -> Tensor:
     """Scale (..., d) vectors to length 1; a zero vector stays zero."""
-    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     return features / norm.clamp_min(torch.finfo(features.dtype).tiny)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from fewshot.report import svg
 from fewshot.report.markdown import (
@@ -92,12 +94,18 @@ def _environment() -> Environment:
         "seconds": show_seconds,
         "percent": percent,
         "jpeg": _data_uri,
+        "breakable": _breakable,
     }
     return environment
 
 
 def _data_uri(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+def _breakable(path: str) -> Markup:
+    """Allow a line to end after the separators of a path, rather than in the middle of a word."""
+    return Markup("").join(escape(part) + Markup("<wbr>") * (part in "/\\_") for part in re.split(r"([/\\_])", path))
 
 
 def _families(report: Report) -> list[tuple[str, str]]:

@@ -79,8 +79,8 @@ def show_difference(interval: Interval | None) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """Show a time in seconds, with digits that were measured rather than computed."""
-    return f"{seconds:.2f}" if seconds < 9.995 else f"{seconds:.0f}"
+    """Show a time in seconds, with fewer digits the longer it is."""
+    return f"{seconds:.{3 if seconds < 0.9995 else 1 if seconds < 9.95 else 0}f}"
 
 
 def _ends(interval: Interval) -> str:

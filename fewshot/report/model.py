@@ -248,6 +248,8 @@ class Report:
 
     def disagreements(self) -> list[int]:
         """Positions of test images that not all strategies give the same class, most disputed first."""
+        if not self.results or not self.test_images:
+            return []
         votes = np.array([self.proba(s.name).argmax(axis=1) for s in self.strategies])
         agreeing = [int(np.bincount(column).max()) for column in votes.T]
         disputed = [i for i, count in enumerate(agreeing) if count < len(self.strategies)]

@@ -29,7 +29,7 @@ def take_pictures(
         predicted: the images that were predicted, in the report's order.
         policies: policies whose views are shown, on the first image of each of the first two classes.
     """
-    disputed = report.disagreements()[:MAX_DISPUTED] if report.test_images and report.results else []
+    disputed = report.disagreements()[:MAX_DISPUTED]
     shown = set(_spread(report, MAX_TRAIN)) | {report.nearest[i] for i in disputed if report.nearest}
     views = {}
     firsts = [[image.label for image in report.train_images].index(name) for name in report.class_names[:2]]

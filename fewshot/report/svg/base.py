@@ -44,13 +44,17 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def picture(height: float, title: str, description: str, *children: str, width: float = WIDTH) -> Markup:
-    """Wrap children into a picture that scales with the page and speaks to screen readers."""
+    """Wrap children into a picture that scales with the page and speaks to screen readers.
+
+    A picture narrower than the others keeps its size rather than being blown up to theirs.
+    """
     return element(
         "svg",
         element("title", title),
         element("desc", description),
         *children,
         viewBox=f"0 0 {_attribute(width)} {_attribute(height)}",
+        width=width if width < WIDTH - 1 else None,
         role="img",
         aria_label=title,
     )
@@ -123,7 +127,7 @@ def round_step(least: float) -> float:
 
 def number(value: float) -> str:
     """Write a tick's value, with a real minus sign."""
-    return f"{value:.6g}".replace("-", "−").replace("−0", "0" if value == 0 else "−0")
+    return f"{value + 0.0:.6g}".replace("-", "−")
 
 
 def _attribute(value: object) -> str:

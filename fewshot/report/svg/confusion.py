@@ -22,18 +22,20 @@ def confusion(report: Report, strategy: str) -> Markup:
     longest = max(map(len, names)) if small else 0
     # Names over columns stand upright where they fit their column, and turn where they do not.
     left = 22.0 + 6.6 * longest
-    upright = 6.6 * longest < (WIDTH - left) / n - 4
-    top = 24.0 + (14.0 if upright or not small else 6.6 * longest)
-    side = min((WIDTH - left - 2) / n, 64.0)
+    side = min((WIDTH - left - 2) / n, 84.0)
+    upright = 6.6 * longest <= side - 4
+    top = 24.0 + (0.0 if not small else 14.0 if upright else 6.6 * longest)
     parts = [_frame(left, top, side * n)]
     for i, row in enumerate(counts.tolist()):
         for j, count in enumerate(row):
-            if count or small:
+            if count or small or i == j:
                 x, y = left + side * j, top + side * i
                 parts.append(_cell(report, (i, j), count, sum(row), (x, y, side)))
                 if small:
                     style = f"count{' right' if i == j else ''}{' zero' if not count else ''}"
-                    parts.append(text(x + side / 2, y + side / 2 + 4, str(count), style, "middle"))
+                    parts.append(
+                        text(x + side / 2, y + side / 2 + 4, str(count) if count or n < 5 else "·", style, "middle")
+                    )
     if small:
         parts += _names(names, left, top, side, upright)
     right, total = int(counts.trace()), int(counts.sum())
@@ -41,7 +43,8 @@ def confusion(report: Report, strategy: str) -> Markup:
     said = f"{right} of {total} on the diagonal, where prediction and true class agree."
     parts.append(text(left, 12.0, "predicted →", "tick"))
     parts.append(text(12.0, top + side * n / 2, "true", "tick", "middle", transform=_turn(12.0, top + side * n / 2)))
-    return picture(top + side * n + 4, title, said, *parts)
+    width = max(left + side * n + 2, left + 70)
+    return picture(top + side * n + 4, title, said, *parts, width=width)
 
 
 def _frame(left: float, top: float, side: float) -> Markup:

@@ -14,6 +14,7 @@ from fewshot.report.model import Report, StrategyInfo
 from fewshot.report.svg.base import WIDTH, Scale, clip, element, family, line, number, picture, text
 
 _HEIGHT, _TOP, _BOTTOM, _LEFT = 220.0, 24.0, 180.0, 34.0
+_LINE = 14.0
 _DASHES = ("", "6 3", "2 3", "9 3 2 3", "1 5", "4 6")
 _SMOOTH_FROM = 50
 """A curve of this many points or more is noise to the eye: it is drawn faintly, with its running mean on top."""
@@ -30,6 +31,14 @@ class _Phase:
     @property
     def end(self) -> tuple[float, float]:
         return self.loss[-1] if self.loss else self.validation[-1]
+
+    @property
+    def labels(self) -> list[tuple[float, str]]:
+        """What to write at the right, and the loss it belongs to."""
+        name = clip(self.name, 14)
+        return [
+            (points[-1][1], f"{sign}{name}") for sign, points in (("", self.loss), ("○ ", self.validation)) if points
+        ]
 
 
 def training_curves(report: Report) -> list[tuple[str, Markup]]:
@@ -57,7 +66,8 @@ def _phases(history: Sequence[Mapping[str, Any]]) -> list[_Phase]:
 
 def _draw(info: StrategyInfo, phases: list[_Phase], unit: str) -> Markup:
     points = [point for phase in phases for point in phase.loss + phase.validation]
-    right = WIDTH - (12.0 if len(phases) == 1 else 18.0 + 6.8 * max(len(clip(p.name, 14)) for p in phases))
+    labels = [label for phase in phases for label in phase.labels] if len(phases) > 1 else []
+    right = WIDTH - max((18.0 + 6.6 * len(label) for _, label in labels), default=12.0)
     first, last = min(x for x, _ in points), max(x for x, _ in points)
     xs = Scale(first, max(last, first + 1), _LEFT, right)
     ys = Scale(0.0, 1.05 * max(*(y for _, y in points), 0.01), _BOTTOM, _TOP)
@@ -72,8 +82,7 @@ def _draw(info: StrategyInfo, phases: list[_Phase], unit: str) -> Markup:
     parts.append(text(2.0, 12.0, "loss", "tick"))
     for position, phase in enumerate(phases):
         parts.append(_curve(phase, xs, ys, family(info), _DASHES[(len(phases) - 1 - position) % len(_DASHES)]))
-    if len(phases) > 1:
-        parts += _labels(phases, ys, right)
+    parts += _labels(labels, ys, right)
     ends = ", ".join(f"{phase.name or 'loss'} ends at {phase.end[1]:.3f}" for phase in phases)
     return picture(_HEIGHT, f"Training curve of {info.name}", f"Loss over {unit}s: {ends}.", *parts)
 
@@ -105,12 +114,12 @@ def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(x, float(losses[max(0, i - half) : i + half + 1].mean())) for i, (x, _) in enumerate(points)]
 
 
-def _labels(phases: list[_Phase], ys: Scale, right: float) -> list[Markup]:
-    """Write each phase's name at its end, pushed apart where lines end close together."""
-    order = sorted(phases, key=lambda phase: ys(phase.end[1]))
+def _labels(labels: list[tuple[float, str]], ys: Scale, right: float) -> list[Markup]:
+    """Write labels at the height of their losses, pushed apart where these are close together."""
+    order = sorted(labels, reverse=True)
     heights: list[float] = []
-    for phase in order:
-        heights.append(max(ys(phase.end[1]) + 4, heights[-1] + 14 if heights else _TOP))
+    for loss, _ in order:
+        heights.append(max(ys(loss) + 4, heights[-1] + _LINE if heights else _TOP))
     for i in range(len(heights) - 1, -1, -1):
-        heights[i] = min(heights[i], (heights[i + 1] if i + 1 < len(heights) else _BOTTOM + 16) - 14)
-    return [text(right + 9, y, clip(phase.name, 14), "label") for phase, y in zip(order, heights, strict=True)]
+        heights[i] = min(heights[i], (heights[i + 1] if i + 1 < len(heights) else _BOTTOM + 18) - _LINE)
+    return [text(right + 9, y, label, "label") for (_, label), y in zip(order, heights, strict=True)]

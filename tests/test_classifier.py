@@ -1,0 +1,174 @@
+"""FewShotClassifier: one estimator for every head, and a scikit-learn citizen."""
+
+import albumentations as A
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline
+
+from fewshot import FewShotClassifier, ImageDataset, ImageError, list_heads, read_image
+from fewshot.errors import InvalidInputError, UnknownNameError
+
+
+@pytest.fixture
+def paths(fruit_folder):
+    dataset = ImageDataset.from_folder(fruit_folder / "train")
+    return list(dataset.sources), list(dataset.labels)
+
+
+@pytest.mark.parametrize("head", list_heads())
+def test_every_head_fits_two_images_and_predicts_any_kind_of_image(head, fruit_folder, monkeypatch):
+    monkeypatch.setattr(
+        "fewshot.finetune.strategies.FineTune.__init__.__kwdefaults__",
+        {"learning_rates": (1e-3,), "steps": 2, "batch_size": 2, "C": 1.0},
+    )
+    monkeypatch.setattr(
+        "fewshot.finetune.simple_cnn.TunedSimpleCNNHead.__init__.__kwdefaults__",
+        {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "label_smoothing": 0.0},
+    )
+    dataset = ImageDataset.from_folder(fruit_folder / "train")
+    path, other = dataset.sources[0], dataset.sources[-1]
+    classifier = FewShotClassifier(head=head, augmentation="heavy", n_views=2).fit([path, other], ["a", "b"])
+    with open(path, "rb") as file:
+        data = file.read()
+    from pathlib import Path
+
+    kinds = [path, Path(path), data, Image.open(path), read_image(path)]
+    proba = classifier.predict_proba(kinds)
+    assert proba.shape == (5, 2)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    np.testing.assert_allclose(proba, proba[:1].repeat(5, axis=0), atol=1e-9)
+    assert set(classifier.predict(kinds)) <= {"a", "b"}
+    assert bool(classifier.history_) == (head in ("fine-tune", "simple-cnn", "simple-cnn-tuned"))
+
+
+def test_real_photos_are_told_apart_from_one_example_each(two_fruits):
+    train, test = two_fruits
+    classifier = FewShotClassifier(n_views=4).fit(train.subset([0, 4]))
+    assert np.mean(classifier.predict(test.sources) == np.array(test.labels)) >= 0.9
+
+
+def test_labels_of_any_kind_come_back(two_fruits):
+    images = two_fruits[0].sources[:4]
+    for labels in ([0, 1, 0, 1], np.array([3, 5, 3, 5]), ["x", "y", "x", "y"], [True, False, True, False]):
+        classifier = FewShotClassifier(augmentation=None).fit(images, labels)
+        assert classifier.classes_.dtype == np.asarray(labels).dtype
+        assert classifier.predict(images[:2]).tolist() == list(np.asarray(labels)[:2])
+
+
+def test_clone_and_parameters_are_scikit_learns():
+    head = KNeighborsClassifier(n_neighbors=1)
+    classifier = FewShotClassifier(head=head, n_views=3)
+    assert is_classifier(classifier)
+    assert clone(classifier).get_params(deep=False).keys() == classifier.get_params(deep=False).keys()
+    assert classifier.get_params()["head"] is head
+    assert classifier.set_params(head__n_neighbors=2).head.n_neighbors == 2
+    assert "n_views=3" in repr(classifier)
+
+
+def test_grid_search_over_lists_of_paths(paths):
+    search = GridSearchCV(
+        FewShotClassifier(n_views=1),
+        {"head": ["prototypical", "linear-probe"], "augmentation": ["none", "light"]},
+        cv=2,
+    )
+    search.fit(*paths)
+    assert len(search.cv_results_["mean_test_score"]) == 4
+    assert search.best_score_ >= 0.5
+    assert search.predict(paths[0][:1]).shape == (1,)
+
+
+def test_cross_validation_and_pipeline(paths):
+    images, labels = paths
+    pipeline = Pipeline([("classifier", FewShotClassifier(augmentation="none"))])
+    assert cross_val_score(pipeline, images, labels, cv=2).shape == (2,)
+    assert set(pipeline.fit(images, labels).predict(images)) == set(labels)
+
+
+def test_any_scikit_learn_classifier_is_a_head(paths):
+    images, labels = paths
+    classifier = FewShotClassifier(head=RidgeClassifier(), augmentation="none").fit(images, labels)
+    # RidgeClassifier has no probabilities: its answer gets 1.
+    assert set(np.unique(classifier.predict_proba(images))) == {0.0, 1.0}
+    assert classifier.predict(images).tolist() == labels
+
+
+def test_an_albumentations_compose_is_an_augmentation(paths):
+    images, labels = paths
+    policy = A.Compose([A.Rotate(limit=90, p=1.0)])
+    one = FewShotClassifier(augmentation=policy, n_views=2, cache=False).fit(images, labels)
+    two = FewShotClassifier(augmentation=policy, n_views=2, cache=False).fit(images, labels)
+    none = FewShotClassifier(augmentation=None, cache=False).fit(images, labels)
+    np.testing.assert_array_equal(one.predict_proba(images), two.predict_proba(images))
+    assert not np.array_equal(one.predict_proba(images), none.predict_proba(images))
+
+
+def test_the_seed_decides_everything(paths):
+    images, labels = paths
+    proba = [
+        FewShotClassifier(n_views=2, random_state=seed, cache=False).fit(images, labels).predict_proba(images)
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(proba[0], proba[1])
+    assert not np.array_equal(proba[0], proba[2])
+    # None and a RandomState draw a seed of their own.
+    for state in (None, np.random.RandomState(0)):
+        FewShotClassifier(n_views=1, random_state=state, cache=False).fit(images, labels)
+
+
+def test_prediction_mutates_nothing(paths):
+    images, labels = paths
+    classifier = FewShotClassifier(n_views=1).fit(images, labels)
+    state = {k: v.clone() for k, v in classifier.head_.state_.items()}
+    first = classifier.predict_proba(images)
+    np.testing.assert_array_equal(classifier.predict_proba(images), first)
+    assert all(np.array_equal(state[k], v) for k, v in classifier.head_.state_.items())
+    assert classifier.predict([]).shape == (0,)
+    assert classifier.predict_proba([]).shape == (0, 2)
+
+
+def test_without_fit_nothing_is_predicted(paths):
+    with pytest.raises(NotFittedError):
+        FewShotClassifier().predict(paths[0])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "word"),
+    [
+        ({"head": "linear-prob"}, UnknownNameError, "'linear-probe'"),
+        ({"backbone": "efficientnet_lit0"}, UnknownNameError, "'efficientnet_lite0'"),
+        ({"augmentation": "hevy"}, UnknownNameError, "'heavy'"),
+        ({"n_views": 0}, InvalidInputError, "n_views=0"),
+        ({"random_state": -1}, InvalidInputError, "random_state=-1"),
+        ({"head": 3}, InvalidInputError, "head=3"),
+        ({"augmentation": 3}, InvalidInputError, "augmentation=3"),
+    ],
+)
+def test_bad_parameters_are_named_when_fitting_not_before(parameters, error, word, paths):
+    classifier = FewShotClassifier(**parameters)
+    with pytest.raises(error, match=word):
+        classifier.fit(*paths)
+
+
+def test_bad_data_is_named(paths, tmp_path):
+    images, labels = paths
+    classifier = FewShotClassifier(augmentation="none")
+    for X, y, word in (
+        (images, labels[:-1], "one label for each"),
+        (images, None, "needs labels"),
+        (images, ["a"] * len(images), "at least 2"),
+        ([], [], "no images"),
+        (images[0], ["a"], "list of images"),
+        (ImageDataset.from_paths(images, labels), labels, "own labels"),
+    ):
+        with pytest.raises(InvalidInputError, match=word):
+            classifier.fit(X, y)
+    text = tmp_path / "text.jpg"
+    text.write_text("hello")
+    with pytest.raises(ImageError, match=r"text\.jpg"):
+        classifier.fit([images[0], text], ["a", "b"])

@@ -1,0 +1,237 @@
+"""Heads that train networks: the baseline is the usual one, fine-tuning starts at the probe and 0 competes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewshot import FewShotClassifier, load_backbone, read_image
+from fewshot.augment import load_policy
+from fewshot.errors import InvalidInputError
+from fewshot.features import extract_views
+from fewshot.finetune.base import TrainingSetup
+from fewshot.finetune.simple_cnn import SimpleCNN, SimpleCNNHead, TunedSimpleCNNHead
+from fewshot.finetune.split import SplitNetwork
+from fewshot.finetune.strategies import FineTune, _choose, _losses_at_best_temperature
+from fewshot.finetune.trainer import balanced_batches, train
+from fewshot.heads.linear_probe import LinearProbe
+
+SETUP = TrainingSetup(None, load_policy("heavy"), 2, 0)
+
+
+def fit(head, dataset, setup):
+    return head.fit_images(dataset.sources, np.array(dataset.labels), setup)
+
+
+def usual_answer(images, labels, seed, n_classes):
+    """Write the well-known answer as people write it: Dataset, DataLoader(batch_size=2, shuffle), five epochs."""
+    x = torch.stack(
+        [
+            torch.from_numpy(np.array(Image.fromarray(read_image(i)).resize((256, 256), Image.BILINEAR))) / 255.0
+            for i in images
+        ]
+    ).permute(0, 3, 1, 2)
+    model = SimpleCNN(n_classes, seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses, rng = [], np.random.default_rng([seed, 0])
+    for _ in range(5):
+        order, epoch = rng.permutation(len(x)), []
+        for start in range(0, len(x), 2):
+            chosen = order[start : start + 2]
+            loss = torch.nn.functional.cross_entropy(model(x[chosen]), torch.tensor(labels)[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            epoch.append(loss.item())
+        losses.append(np.mean(epoch))
+    return model, losses, x
+
+
+def test_simple_cnn_is_the_usual_answer(two_fruits):
+    train_set = two_fruits[0].subset([0, 1, 4])
+    head = fit(SimpleCNNHead(), train_set, SETUP)
+    model, losses, x = usual_answer(train_set.sources, train_set.targets, 0, 2)
+    np.testing.assert_allclose([row["loss"] for row in head.history_], losses, rtol=1e-3)
+    assert [row["epoch"] for row in head.history_] == [1, 2, 3, 4, 5]
+    with torch.no_grad():
+        expected = torch.softmax(model(x), dim=1)
+    np.testing.assert_allclose(head.predict_proba_images(train_set.sources), expected, atol=1e-3)
+
+
+def test_simple_cnn_has_the_usual_layers_and_torchs_own_initial_weights():
+    model = SimpleCNN(3, seed=4)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters() if name.endswith("weight")}
+    assert shapes == {
+        "conv1.weight": (16, 3, 3, 3),
+        "conv2.weight": (32, 16, 3, 3),
+        "fc.weight": (3, 32 * 64 * 64),
+    }
+    torch.manual_seed(4)
+    torch.testing.assert_close(model.conv1.weight, torch.nn.Conv2d(3, 16, 3, padding=1).weight)
+
+
+@pytest.mark.parametrize("head", [SimpleCNNHead(), TunedSimpleCNNHead(steps=3)], ids=["simple", "tuned"])
+def test_from_scratch_heads_repeat_with_the_seed_and_leave_random_numbers_alone(head, two_fruits):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = fit(head, two_fruits[0], SETUP).predict_proba_images(two_fruits[1].sources)
+    torch.testing.assert_close(torch.rand(3), expected)
+    again = fit(head, two_fruits[0], SETUP).predict_proba_images(two_fruits[1].sources)
+    other = fit(head, two_fruits[0], TrainingSetup(None, SETUP.policy, 2, 1)).predict_proba_images(
+        two_fruits[1].sources
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    np.testing.assert_allclose(first.sum(axis=1), 1)
+
+
+def test_the_tuned_recipe_learns_its_images(two_fruits):
+    pair = two_fruits[0].subset([0, 4])
+    head = fit(TunedSimpleCNNHead(steps=40), pair, SETUP)
+    assert head.predict_proba_images(pair.sources).argmax(axis=1).tolist() == [0, 1]
+    losses = [row["loss"] for row in head.history_]
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_balanced_batches_are_full_fair_and_repeat_nothing_early():
+    codes = np.array([0] * 5 + [1])
+    order = np.stack(list(balanced_batches(codes, batch_size=4, steps=10, rng=np.random.default_rng(0))))
+    assert order.shape == (10, 4)
+    assert (codes[order].sum(axis=1) == 2).all()
+    firsts = order[codes[order] == 0]
+    for start in range(0, 20, 5):
+        assert sorted(firsts[start : start + 5]) == [0, 1, 2, 3, 4]
+
+
+def test_train_is_gradient_descent():
+    model = torch.nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+    batch = (torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    seen = []
+    train(model, [batch], torch.optim.SGD(model.parameters(), lr=1.0), on_step=lambda *row: seen.append(row))
+    # At zero weights the gradient of the first row is (1/2 - 1) x and of the second 1/2 x.
+    torch.testing.assert_close(model.weight.detach(), torch.tensor([[0.5, 0.0], [-0.5, 0.0]]))
+    assert seen == [(1, pytest.approx(np.log(2)))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_efficientnet", "resnet18", "mobilenetv3_small_050", "test_convnext", "test_vit", "regnetx_002", "test_swin"],
+)
+def test_a_split_network_computes_what_the_whole_does(name):
+    import timm
+
+    from fewshot.backbones.timm import TimmNetwork
+
+    if not timm.is_model(name):
+        pytest.skip(f"this timm has no {name}")
+    torch.manual_seed(0)
+    network = TimmNetwork(name, timm.create_model(name, pretrained=False, num_classes=0), "cpu")
+    split = SplitNetwork(network)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, network.image_size, network.image_size, 3), dtype=np.uint8)
+    tail = split.new_tail()
+    with torch.no_grad():
+        features = tail(torch.from_numpy(split.trunk(pixels)))
+    np.testing.assert_allclose(features.numpy(), network.forward(pixels), rtol=1e-3, atol=1e-3)
+    trained = sum(p.numel() for p in tail.parameters())
+    assert 0 < trained < sum(p.numel() for p in network.model.parameters())
+    assert all(p.requires_grad for p in tail.parameters())
+    assert not any(p.requires_grad for p in network.model.parameters())
+
+
+def test_an_unknown_family_is_refused_with_alternatives():
+    import timm
+
+    from fewshot.backbones.timm import TimmNetwork
+
+    network = TimmNetwork("densenet121", timm.create_model("densenet121", pretrained=False, num_classes=0), "cpu")
+    with pytest.raises(InvalidInputError, match="linear-probe"):
+        SplitNetwork(network)
+
+
+def test_untuned_fine_tune_is_the_linear_probe(backbone, two_fruits):
+    train_set, test_set = two_fruits
+    setup = TrainingSetup(backbone, load_policy("light"), 3, 7)
+    head = fit(FineTune(learning_rates=()), train_set, setup)
+    views = extract_views(backbone, train_set.sources, augmentation="light", n_views=3, seed=7)
+    probe = LinearProbe().fit(views.reshape(-1, 1280), np.repeat(train_set.labels, 4))
+    expected = probe.predict_proba(backbone.extract(test_set.sources))
+    np.testing.assert_allclose(head.predict_proba_images(test_set.sources), expected, atol=1e-4)
+    assert head.learning_rate_ == 0
+
+
+def test_fine_tune_lets_zero_compete_keeps_curves_and_repeats(backbone, two_fruits):
+    train_set, test_set = two_fruits
+    before = {name: tensor.clone() for name, tensor in backbone.networks[0].model.state_dict().items()}
+    setup = TrainingSetup(backbone, load_policy("heavy"), 2, 0)
+    head = fit(FineTune(steps=4, batch_size=4), train_set, setup)
+    assert set(head.validation_) == {0.0, 1e-4, 1e-3}
+    assert head.learning_rate_ in head.validation_
+    phases = {row["phase"] for row in head.history_}
+    assert {"rate 0", "rate 0.0001", "rate 0.001"} <= phases
+    assert sum("loss" in row for row in head.history_ if row["phase"] == "rate 0.001") == 4
+    again = fit(FineTune(steps=4, batch_size=4), train_set, setup)
+    np.testing.assert_array_equal(
+        head.predict_proba_images(test_set.sources), again.predict_proba_images(test_set.sources)
+    )
+    for name, tensor in backbone.networks[0].model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_tuning_changes_the_last_stage_and_frozen_statistics_stay(backbone, two_fruits):
+    train_set = two_fruits[0]
+    setup = TrainingSetup(backbone, load_policy("light"), 1, 0)
+    head = FineTune(steps=3, batch_size=4)
+    head.classes_ = np.array(["a", "b"])
+    head._bind(backbone)
+    examples = head._run_trunk(train_set.sources, train_set.targets, setup)
+    tuned, curve = head._tune(examples, 1e-2, setup, "x")
+    fresh = head._split.new_tail().state_dict()
+    changed = {name for name, tensor in tuned.tail.state_dict().items() if not torch.equal(tensor, fresh[name])}
+    assert any("conv" in name for name in changed)
+    assert not any("running" in name or "num_batches" in name for name in changed)
+    assert len(curve) == 3
+
+
+def test_a_rate_must_beat_zero_by_a_standard_error():
+    zero = np.array([1.0, 1.0, 1.0, 1.0])
+    assert _choose([0.0, 0.1], [zero, zero - [2.0, -1.0, 0.0, 0.0]]) == 0.0  # gain 0.25, error 0.63
+    assert _choose([0.0, 0.1], [zero, zero - [0.5, 0.4, 0.5, 0.4]]) == 0.1
+    assert _choose([0.0, 0.1], [zero, zero]) == 0.0
+
+
+def test_losses_are_compared_at_their_best_temperature():
+    logits, codes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).double(), torch.tensor([0, 1, 1])
+    losses = _losses_at_best_temperature(logits, codes)
+    scaled = _losses_at_best_temperature(logits * 10, codes)
+    assert scaled.mean().item() == pytest.approx(losses.mean().item(), rel=1e-3)
+    # Two of three are right, so that the best confidence is 2/3.
+    assert losses.mean().item() == pytest.approx(-(2 * np.log(2 / 3) + np.log(1 / 3)) / 3, rel=1e-3)
+
+
+def test_fine_tune_of_joined_backbones_is_refused_with_an_alternative(two_fruits):
+    setup = TrainingSetup(load_backbone("efficientnet_lite0+efficientnet_lite2"), load_policy("light"), 1, 0)
+    with pytest.raises(InvalidInputError, match="linear-probe"):
+        fit(FineTune(), two_fruits[0], setup)
+
+
+def test_fine_tune_of_single_images_without_views_says_what_it_needs(two_fruits):
+    classifier = FewShotClassifier(head="fine-tune", augmentation="none")
+    with pytest.raises(InvalidInputError, match="augmentation="):
+        classifier.fit(two_fruits[0].subset([0, 4]))
+
+
+def test_few_images_of_each_class_are_validated_on_whole_images(backbone, two_fruits):
+    """A view of a training image must not judge what was trained on its other views, where this can be avoided."""
+    from fewshot.finetune.strategies import _held_out
+
+    head = FineTune()
+    head._bind(backbone)
+    setup = TrainingSetup(backbone, load_policy("light"), 3, 0)
+    examples = head._run_trunk(two_fruits[0].sources, two_fruits[0].targets, setup)
+    held_out = _held_out(examples, np.random.default_rng(0))
+    assert not set(examples.images[held_out]) & set(examples.images[~held_out])
+    assert set(examples.codes[held_out]) == set(examples.codes[~held_out]) == {0, 1}
