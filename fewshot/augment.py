@@ -174,7 +174,7 @@ def _fit_to(view: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return view
     from PIL import Image
 
-    return np.asarray(Image.fromarray(view).resize((size, size), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(view).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _spec(pipeline: Any) -> str:
@@ -183,13 +183,28 @@ def _spec(pipeline: Any) -> str:
 
     try:
         described = pipeline.to_dict(on_not_implemented_error="raise")
-    except (NotImplementedError, ValueError) as error:
+        described.pop("__version__", None)
+        text = json.dumps(described, sort_keys=True, default=_as_text)
+        if '"__class_fullname__": "Lambda"' in text:
+            raise ValueError("it holds a Lambda, whose name does not say what it does")
+    except (NotImplementedError, ValueError, TypeError) as error:
         raise InvalidInputError(
             f"This augmentation cannot be described as text ({error}), so its views cannot be stored or saved; use "
             "albumentations' own transforms, or a named class instead of a Lambda."
         ) from None
-    described.pop("__version__", None)
-    return f"albumentations {albumentations.__version__} " + json.dumps(described, sort_keys=True, default=str)
+    return f"albumentations {albumentations.__version__} {text}"
+
+
+def _as_text(value: Any) -> Any:
+    """Describe an argument of a transform so that two that differ never read the same."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        digest = hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16).hexdigest()
+        return f"array {value.shape} {value.dtype} {digest}"
+    if callable(value) or " object at 0x" in repr(value):
+        raise TypeError(f"its argument {value!r} is code or a nameless object")
+    return repr(value)
 
 
 def _none(size: int) -> None:

@@ -305,3 +305,7 @@ def _show(title: str, rows: list[tuple[str, Any]], as_json: bool) -> None:
         print_json(dict(rows))
     else:
         print_names(title, [(name, str(text)) for name, text in rows])
+
+
+if __name__ == "__main__":
+    main()

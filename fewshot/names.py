@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fewshot.errors import UnknownNameError
 
@@ -53,6 +54,11 @@ class NameTable(Mapping[str, str]):
             raise unknown_name(self.kind, name, table)
         return table[name]
 
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """Look up a name without an error for an unknown one, as any mapping does."""
+        table = self._all()
+        return table.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())
 
@@ -74,9 +80,14 @@ class NameTable(Mapping[str, str]):
     def describe(self, name: str) -> str:
         """First line of the docstring of what ``name`` stands for, read from its source: nothing is imported."""
         module, _, attribute = self[name].partition(":")
-        spec = find_spec(module)
-        if spec is None or spec.origin is None:
+        try:
+            spec = find_spec(module)
+        # A plugin whose package is gone must not break the list of all others.
+        except ImportError:
             return ""
+        if spec is None or not (spec.origin or "").endswith(".py"):
+            return ""
+        assert spec.origin is not None  # noqa: S101 - for the type checker
         tree = ast.parse(Path(spec.origin).read_bytes())
         for node in tree.body:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == attribute:

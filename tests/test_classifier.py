@@ -13,6 +13,8 @@ from sklearn.pipeline import Pipeline
 
 from fewshot import FewShotClassifier, ImageDataset, ImageError, list_heads, read_image
 from fewshot.errors import InvalidInputError, UnknownNameError
+from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
+from fewshot.finetune.strategies import FineTune
 
 
 @pytest.fixture
@@ -23,14 +25,9 @@ def paths(fruit_folder):
 
 @pytest.mark.parametrize("head", list_heads())
 def test_every_head_fits_two_images_and_predicts_any_kind_of_image(head, fruit_folder, monkeypatch):
-    monkeypatch.setattr(
-        "fewshot.finetune.strategies.FineTune.__init__.__kwdefaults__",
-        {"learning_rates": (1e-3,), "steps": 2, "batch_size": 2, "C": 1.0},
-    )
-    monkeypatch.setattr(
-        "fewshot.finetune.simple_cnn.TunedSimpleCNNHead.__init__.__kwdefaults__",
-        {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "label_smoothing": 0.0},
-    )
+    monkeypatch.setattr(FineTune.__init__, "__kwdefaults__", FineTune.__init__.__kwdefaults__ | {"steps": 2})
+    tuned = TunedSimpleCNNHead.__init__
+    monkeypatch.setattr(tuned, "__kwdefaults__", tuned.__kwdefaults__ | {"min_steps": 2})
     dataset = ImageDataset.from_folder(fruit_folder / "train")
     path, other = dataset.sources[0], dataset.sources[-1]
     classifier = FewShotClassifier(head=head, augmentation="heavy", n_views=2).fit([path, other], ["a", "b"])

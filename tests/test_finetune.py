@@ -13,7 +13,7 @@ from fewshot.finetune.base import TrainingSetup
 from fewshot.finetune.simple_cnn import SimpleCNN, SimpleCNNHead, TunedSimpleCNNHead
 from fewshot.finetune.split import SplitNetwork
 from fewshot.finetune.strategies import FineTune, _choose, _losses_at_best_temperature
-from fewshot.finetune.trainer import balanced_batches, train
+from fewshot.finetune.trainer import balanced_batches, train, warm_up_and_decay
 from fewshot.heads.linear_probe import LinearProbe
 
 SETUP = TrainingSetup(None, load_policy("heavy"), 2, 0)
@@ -70,7 +70,7 @@ def test_simple_cnn_has_the_usual_layers_and_torchs_own_initial_weights():
     torch.testing.assert_close(model.conv1.weight, torch.nn.Conv2d(3, 16, 3, padding=1).weight)
 
 
-@pytest.mark.parametrize("head", [SimpleCNNHead(), TunedSimpleCNNHead(steps=3)], ids=["simple", "tuned"])
+@pytest.mark.parametrize("head", [SimpleCNNHead(), TunedSimpleCNNHead(min_steps=3)], ids=["simple", "tuned"])
 def test_from_scratch_heads_repeat_with_the_seed_and_leave_random_numbers_alone(head, two_fruits):
     torch.manual_seed(1)
     expected = torch.rand(3)
@@ -88,7 +88,7 @@ def test_from_scratch_heads_repeat_with_the_seed_and_leave_random_numbers_alone(
 
 def test_the_tuned_recipe_learns_its_images(two_fruits):
     pair = two_fruits[0].subset([0, 4])
-    head = fit(TunedSimpleCNNHead(steps=40), pair, SETUP)
+    head = fit(TunedSimpleCNNHead(min_steps=40), pair, SETUP)
     assert head.predict_proba_images(pair.sources).argmax(axis=1).tolist() == [0, 1]
     losses = [row["loss"] for row in head.history_]
     assert len(losses) == 40
@@ -235,3 +235,19 @@ def test_few_images_of_each_class_are_validated_on_whole_images(backbone, two_fr
     held_out = _held_out(examples, np.random.default_rng(0))
     assert not set(examples.images[held_out]) & set(examples.images[~held_out])
     assert set(examples.codes[held_out]) == set(examples.codes[~held_out]) == {0, 1}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 100])
+def test_the_learning_rate_rises_then_falls_and_never_leaves_its_range(steps):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=2.0)
+    scheduler, rates = warm_up_and_decay(optimizer, steps), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    top = int(np.argmax(rates))
+    assert max(rates) == 2.0
+    assert min(rates) > 0
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)

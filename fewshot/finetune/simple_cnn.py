@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone, map_batches
 from fewshot.finetune.base import ImageHead, TrainingSetup
-from fewshot.finetune.trainer import Batch, balanced_batches, single_thread, train
+from fewshot.finetune.trainer import Batch, balanced_batches, single_thread, train, warm_up_and_decay
 from fewshot.images.reader import ImageLike, decode, read_image, read_payload
 
 IMAGE_SIZE = 256
@@ -137,10 +137,11 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
     """The same network given a fair chance: augmented views, enough steps, a schedule, weight decay.
 
     AdamW with a warm-up and cosine decay, batches balanced over classes, inputs centred, a little label smoothing.
-    The values were chosen on training images of two data sets, split into halves (``benchmarks/README.md``).
+    The values were chosen on training images of three data sets (``benchmarks/README.md``).
 
     Args:
-        steps: optimiser steps.
+        passes: times that each image is seen, in one view or another.
+        min_steps: optimiser steps at least, however few images there are.
         batch_size: views per step.
         learning_rate: AdamW's, at its highest.
         weight_decay: AdamW's.
@@ -150,13 +151,15 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
     def __init__(
         self,
         *,
-        steps: int = 150,
-        batch_size: int = 16,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.05,
+        passes: int = 20,
+        min_steps: int = 100,
+        batch_size: int = 4,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 0.5,
         label_smoothing: float = 0.1,
     ) -> None:
-        self.steps = steps
+        self.passes = passes
+        self.min_steps = min_steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -167,13 +170,12 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
 
     def _train(self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup) -> None:
         pixels, labels = self._views(images, codes, setup)
+        steps = max(self.min_steps, self.passes * len(images) // self.batch_size)
         self.model_ = self._new_model(setup).train()
         optimizer = torch.optim.AdamW(self.model_.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.learning_rate, total_steps=self.steps, pct_start=0.1
-        )
+        scheduler = warm_up_and_decay(optimizer, steps)
         order = balanced_batches(
-            labels, batch_size=self.batch_size, steps=self.steps, rng=np.random.default_rng([setup.seed, 0])
+            labels, batch_size=self.batch_size, steps=steps, rng=np.random.default_rng([setup.seed, 0])
         )
         with single_thread():
             train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
@@ -47,6 +48,18 @@ def train(
                 scheduler.step()
             if on_step is not None:
                 on_step(step, loss.item())
+
+
+def warm_up_and_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Raise the learning rate linearly over the first tenth of the steps, then lower it along a cosine to 0."""
+    warm_up = max(1, steps // 10)
+
+    def share(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def balanced_batches(

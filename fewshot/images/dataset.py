@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,13 +78,15 @@ class ImageDataset:
             names = ", ".join(sorted(path.name for path in splits.values()))
             notes.append(f"{folder} holds the splits {names}; {splits['train'].name} is used.")
             folder = splits["train"]
-        sources, labels = [], []
+        sources, labels, written = [], [], []
         for class_folder in sorted(path for path in folder.iterdir() if _is_class_folder(path)):
             files, skipped = _image_files(class_folder)
             if skipped:
                 notes.append(f"{len(skipped)} files in {class_folder.name} have no image suffix and were left out.")
             if not files:
                 notes.append(f"{class_folder.name} has no images and was dropped.")
+                continue
+            written.append(class_folder.name)
             sources += files
             labels += [normalise_label(class_folder.name)] * len(files)
         if not sources:
@@ -97,6 +99,7 @@ class ImageDataset:
         loose_files = [p.name for p in folder.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
         if loose_files:
             notes.append(f"{len(loose_files)} images outside any class folder were left out.")
+        notes += _merged(written)
         return cls(tuple(sources), tuple(labels), transform=transform, notes=tuple(notes))
 
     @classmethod
@@ -127,9 +130,12 @@ class ImageDataset:
             with table.open(encoding="utf-8-sig", newline="") as handle:
                 reader = csv.DictReader(handle)
                 columns = list(reader.fieldnames or ())
-                rows = list(reader)
+                # Blank lines yield no row but count for whoever looks for the row in a spreadsheet.
+                rows = [(reader.line_num, row) for row in reader]
         except FileNotFoundError:
             raise DatasetError(f"No such file: {table}.") from None
+        except OSError as error:
+            raise DatasetError(f"{table} cannot be read: {error.strerror}.") from None
         except (UnicodeDecodeError, csv.Error) as error:
             raise DatasetError(f"{table} is not a UTF-8 CSV: {error}.") from None
         for column in (image_column, label_column):
@@ -138,22 +144,23 @@ class ImageDataset:
                     f"{table} has no column {column!r}; its columns are {columns}. Name them with image_column= and "
                     "label_column=."
                 )
-        problems, sources, labels = [], [], []
-        for number, row in enumerate(rows, start=2):
+        problems, sources, labels, written = [], [], [], []
+        for number, row in rows:
             image, label = (row[image_column] or "").strip(), normalise_label(row[label_column] or "")
             if not image or not label:
                 problems.append(f"row {number}: empty {image_column if not image else label_column}")
-            elif not (base / image).exists():
+            elif not os.path.exists(base / image):
                 problems.append(f"row {number}: no such image {base / image}")
             else:
                 sources.append(str(base / image))
                 labels.append(label)
+                written.append(row[label_column])
         if problems:
             more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise DatasetError(f"{table}: {'; '.join(problems[:5])}{more}.")
         if not sources:
             raise DatasetError(f"{table} has a header but no rows.")
-        return cls(tuple(sources), tuple(labels), transform=transform)
+        return cls(tuple(sources), tuple(labels), transform=transform, notes=_merged(written))
 
     @classmethod
     def from_paths(
@@ -174,7 +181,8 @@ class ImageDataset:
             raise DatasetError("Got no images; give at least one path.")
         if labels is None:
             return cls(sources, _one_class_each(sources), transform=transform)
-        return cls(sources, tuple(normalise_label(label) for label in labels), transform=transform)
+        written = tuple(labels)
+        return cls(sources, tuple(map(normalise_label, written)), transform=transform, notes=_merged(written))
 
     @classmethod
     def from_arrays(
@@ -244,6 +252,18 @@ def normalise_label(label: object) -> str:
     return unicodedata.normalize("NFC", str(label)).strip()
 
 
+def _merged(labels: Iterable[object]) -> tuple[str, ...]:
+    """Note the labels that are written differently and are one class nevertheless."""
+    written: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        written[normalise_label(label)].add(repr(label))
+    return tuple(
+        f"{' and '.join(sorted(forms))} are one class, {name!r}."
+        for name, forms in sorted(written.items())
+        if len(forms) > 1
+    )
+
+
 def find_splits(root: Path) -> dict[str, Path]:
     """Find ``train`` and ``test`` folders at the top of ``root``: both, or an empty dictionary."""
     found: dict[str, Path] = {}
@@ -287,10 +307,11 @@ def _image_files(folder: Path) -> tuple[list[str], list[str]]:
     images: list[str] = []
     others: list[str] = []
     seen: set[str] = set()
+    top = os.path.realpath(folder)
     for parent, folders, names in os.walk(folder, followlinks=True):
-        # A link to an ancestor would be walked for ever.
         real = os.path.realpath(parent)
-        if real in seen:
+        # A link to an ancestor would be walked for ever, and one above the class folder leads into other classes.
+        if real in seen or (real != top and os.path.join(top, "").startswith(os.path.join(real, ""))):
             folders[:] = []
             continue
         seen.add(real)
@@ -306,8 +327,12 @@ def _image_files(folder: Path) -> tuple[list[str], list[str]]:
 
 def _one_class_each(sources: Sequence[ImageLike]) -> tuple[str, ...]:
     stems = [
-        Path(os.fspath(source)).stem if isinstance(source, (str, os.PathLike)) else f"image-{position}"
+        normalise_label(Path(os.fspath(source)).stem) if isinstance(source, (str, os.PathLike)) else f"image-{position}"
         for position, source in enumerate(sources)
     ]
     repeated = {stem for stem, count in Counter(stems).items() if count > 1}
-    return tuple(f"{stem}-{position}" if stem in repeated else stem for position, stem in enumerate(stems))
+    names = tuple(f"{stem}-{position}" if stem in repeated else stem for position, stem in enumerate(stems))
+    # A file may itself be called like a numbered one; then all of them are numbered.
+    return (
+        names if len(set(names)) == len(names) else tuple(f"{position}-{stem}" for position, stem in enumerate(stems))
+    )

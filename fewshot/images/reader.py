@@ -42,18 +42,23 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "J
 # What people actually save under an image's name, recognised from the first bytes.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF"),
-    (b"%!PS", "PostScript"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip archive"),
-    (b"8BPS", "a Photoshop file"),
-    (b"SIMPLE  =", "a FITS file"),
-    (b"<svg", "an SVG drawing"),
     (b"<?xml", "XML"),
     (b"<!doctype html", "an HTML page"),
     (b"<html", "an HTML page"),
     (b"{", "JSON"),
     (b"[", "JSON"),
 )
+# Pictures, but of formats that are off.
+_OFF_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"%!PS", "PostScript"),
+    (b"8BPS", "a Photoshop file"),
+    (b"SIMPLE  =", "a FITS file"),
+    (b"<svg", "an SVG drawing"),
+)
+_TRUNCATION_WORDS = ("truncated", "unexpected end", "eof", "incomplete")
+_ENDS_EARLY = "the file ends before the picture does; get it again"
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
@@ -80,7 +85,8 @@ def read_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
 
     Args:
         source: a path, encoded bytes, a PIL image, or a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W).
-        max_pixels: larger images are refused from their header, before any pixel is decoded.
+        max_pixels: larger images are refused from their header, before any pixel is decoded. Above Pillow's own
+            limit, ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised too.
 
     Returns:
         (H, W, 3) uint8 RGB, C-contiguous.
@@ -117,7 +123,7 @@ def read_payload(source: ImageLike) -> Payload:
     elif isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
     elif isinstance(source, Image.Image):
-        content = _to_rgb(source, name)
+        content = _pixels_of(source, name)
     elif isinstance(source, np.ndarray):
         content = _array_to_rgb(source, name)
     else:
@@ -141,19 +147,14 @@ def decode(payload: Payload, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, max_pixels, name)
-            _load_pixels(image, name)
             return _to_rgb(image, name)
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise _not_an_image(content, name) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("TOO_LARGE", name, f"refused before decoding: {error}") from None
-    except MemoryError:
-        raise ImageError("TOO_LARGE", name, "decoding ran out of memory") from None
     # Broken files make Pillow raise ValueError, SyntaxError, TypeError, struct.error and more, so all are caught.
     except Exception as error:
-        raise ImageError("CORRUPT", name, f"the pixels do not decode ({type(error).__name__}: {error})") from error
+        raise _decoding_error(error, name, _ends_early(content)) from error
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -181,14 +182,42 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
         )
 
 
-def _load_pixels(image: Image.Image, name: str) -> None:
+def _pixels_of(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    if 0 in image.size:
+        raise ImageError("BAD_ARRAY", name, "has no pixels")
     try:
-        image.load()
-    except (OSError, SyntaxError, EOFError) as error:
-        text = str(error).lower()
-        if not any(word in text for word in ("truncated", "broken data stream", "unexpected end", "eof", "incomplete")):
-            raise
-        raise ImageError("TRUNCATED", name, "the file ends before the picture does; get it again") from None
+        # A picture that PIL has opened is read from its file only here, and can be as broken as any file.
+        return _to_rgb(image, name)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _decoding_error(error, name, False) from error
+
+
+def _decoding_error(error: Exception, name: str, ends_early: bool) -> ImageError:
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return ImageError(
+            "TOO_LARGE", name, f"refused before decoding: {error} Set PIL.Image.MAX_IMAGE_PIXELS to allow it."
+        )
+    if isinstance(error, MemoryError):
+        return ImageError("TOO_LARGE", name, "decoding ran out of memory")
+    text = str(error).lower()
+    if ends_early or (not isinstance(error, Warning) and any(word in text for word in _TRUNCATION_WORDS)):
+        return ImageError("TRUNCATED", name, _ENDS_EARLY)
+    return ImageError("CORRUPT", name, f"the pixels do not decode ({type(error).__name__}: {error})")
+
+
+def _ends_early(content: bytes) -> bool:
+    """Whether a JPEG, PNG, GIF or WebP file lacks its end."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return b"\xff\xd9" not in content
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" not in content
+    if content.startswith(b"GIF8"):
+        return not content.endswith(b";")
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return int.from_bytes(content[4:8], "little") + 8 > len(content)
+    return False
 
 
 def _not_an_image(content: bytes, name: str) -> ImageError:
@@ -202,15 +231,24 @@ def _not_an_image(content: bytes, name: str) -> ImageError:
     for signature, kind in _SIGNATURES:
         if head.startswith(signature.lower()):
             return ImageError("NOT_AN_IMAGE", name, f"this is {kind}, not an image, whatever its name says")
-    if content[:3] == b"\xff\xd8\xff" or content[:8] == b"\x89PNG\r\n\x1a\n":
-        return ImageError("TRUNCATED", name, "the file ends inside its header; get it again")
+    for signature, kind in _OFF_SIGNATURES:
+        if head.startswith(signature.lower()):
+            return ImageError("UNSUPPORTED_FORMAT", name, f"this is {kind}; save it as JPEG or PNG")
+    if _ends_early(content):
+        return ImageError("TRUNCATED", name, _ENDS_EARLY)
+    if content.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")):
+        return ImageError("CORRUPT", name, "the header does not decode; get the file again")
     is_text = not any(byte < 9 for byte in content[:512])
     return ImageError("NOT_AN_IMAGE", name, "this is a text file, not an image" if is_text else "no known image format")
 
 
 def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    # First, and outside what forgives broken EXIF: a second try of Pillow returns half of a truncated picture.
+    image.load()
     mode = image.mode
     oriented = _apply_orientation(image)
+    if mode == "La":
+        oriented = oriented.convert("LA")
     if mode.startswith(("I", "F")):
         grey = _scale_to_uint8(np.asarray(oriented), name)
         return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
@@ -268,4 +306,4 @@ def _array_to_rgb(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
     if array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
-    return np.ascontiguousarray(array)
+    return np.array(array, order="C")  # a copy: the caller may go on writing into theirs

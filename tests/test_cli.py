@@ -1,0 +1,236 @@
+"""The command line: what it prints, writes and returns."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fewshot
+from fewshot import ImageDataset
+from fewshot.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fewshot", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def test_compare_prints_a_table_and_writes_three_reports(run, fruit_folder, tmp_path):
+    out = tmp_path / "out"
+    code, printed, _ = run(
+        "compare", fruit_folder / "train", "--test", fruit_folder / "test", "--out", out,
+        "--strategies", "simple-cnn,linear-probe", "--seed", 1,
+    )  # fmt: skip
+    assert code == 0
+    assert "linear-probe" in printed
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "report.md"]
+    data = json.loads((out / "report.json").read_text())
+    assert data["seed"] == 1
+    assert [row["strategy"] for row in data["summary"]] == ["simple-cnn", "linear-probe"]
+
+
+def test_compare_as_json_prints_nothing_else(run, fruit_folder, tmp_path):
+    code, printed, errors = run(
+        "compare", fruit_folder, "--strategies", "prototypical", "--json", "--out", tmp_path / "o"
+    )
+    assert code == 0
+    assert json.loads(printed)["protocol"] == "test-set"
+    assert errors == ""
+
+
+def test_simple_cnn_shows_each_epoch_and_its_loss(run, fruit_folder, tmp_path):
+    _, _, errors = run("compare", fruit_folder, "--strategies", "simple-cnn", "--out", tmp_path / "o")
+    assert [f"epoch {i}" in errors for i in range(1, 6)] == [True] * 5
+    assert "loss" in errors
+
+
+def test_compare_on_single_images_says_that_nothing_can_be_estimated(run, two_fruits, fruit_folder, tmp_path):
+    single = tmp_path / "single"
+    for i in (0, 4):
+        path = single / two_fruits[0].labels[i] / "photo.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(two_fruits[0].sources[i])
+    code, printed, _ = run(
+        "compare", single, "--strategies", "prototypical,linear-probe", "--out", tmp_path / "o",
+        "--unlabeled", fruit_folder / "test",
+    )  # fmt: skip
+    assert code == 0
+    assert "cannot be estimated" in printed
+    assert "Agreement" in printed
+    assert "accuracy %" not in printed
+
+
+def test_fit_predict_and_their_forms(run, fruit_folder, tmp_path):
+    model = tmp_path / "model"
+    code, _, errors = run("fit", fruit_folder / "train", "-o", model, "--head", "prototypical", "--views", 2)
+    assert code == 0
+    assert "Orange: 4 images" in errors
+    assert sorted(p.name for p in model.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    test = ImageDataset.from_folder(fruit_folder / "test")
+    expected = fewshot.load(model).predict_proba(test.sources)
+
+    code, printed, _ = run("predict", model, fruit_folder / "test")
+    assert code == 0
+    lines = [line.split("\t") for line in printed.splitlines()]
+    assert [line[0] for line in lines] == list(test.sources)
+    assert np.mean([line[1] for line in lines] == np.array(test.labels)) >= 0.9
+
+    _, printed, _ = run("predict", model, test.sources[0], test.sources[-1], "--csv")
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert list(rows[0]) == ["image", "label", "Granny-Smith", "Orange", "error"]
+    np.testing.assert_allclose([float(rows[1]["Granny-Smith"]), float(rows[1]["Orange"])], expected[-1], atol=1e-5)
+
+    _, printed, _ = run("predict", model, test.sources[0], "--json")
+    answer = json.loads(printed)["predictions"][0]
+    assert answer["label"] == max(answer["proba"], key=answer["proba"].get)
+
+
+def test_predict_lists_unreadable_images_and_predicts_the_rest(run, fruit_folder, tmp_path):
+    model = tmp_path / "model"
+    run("fit", fruit_folder / "train", "-o", model, "--views", 1)
+    good = ImageDataset.from_folder(fruit_folder / "test").sources[0]
+    bad = tmp_path / "=cmd().jpg"
+    bad.write_text("hello")
+    code, printed, errors = run("predict", model, bad, good)
+    assert code == 0
+    assert good in printed
+    assert "NOT_AN_IMAGE" in errors
+    code, printed, _ = run("predict", model, bad, good, "--csv")
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert [row["error"] for row in rows] == ["NOT_AN_IMAGE", ""]
+    monkey = os.path.relpath(bad, tmp_path)
+    assert monkey.startswith("=")
+    assert not rows[0]["image"].startswith("=")
+    _, printed, _ = run("predict", model, bad, good, "--json")
+    assert json.loads(printed)["errors"][0]["code"] == "NOT_AN_IMAGE"
+    assert run("predict", model, bad)[0] == 1
+    assert run("predict", model, bad, good, "--strict")[0] == 1
+    assert run("predict", model, good, "--csv", "--json")[0] == 2
+
+
+def test_a_formula_in_a_name_is_defused_in_csv():
+    from fewshot.commands import prediction_rows
+
+    stream = io.StringIO()
+    prediction_rows(
+        ["=A1", "b"], [("=cmd().jpg", "=A1", [0.5, 0.5], None), ("\udc80.jpg", "b", [0, 1], None)], [], stream
+    )
+    rows = list(csv.reader(io.StringIO(stream.getvalue())))
+    assert rows[0][2] == "'=A1"
+    assert rows[1][:2] == ["'=cmd().jpg", "'=A1"]
+    stream.getvalue().encode()
+
+
+def test_augment_draws_the_image_and_the_views_that_training_would_use(run, two_fruits, tmp_path):
+    photo, sheet = tmp_path / "photo.jpg", tmp_path / "sheet.png"
+    photo.write_bytes(two_fruits[0].sources[0])
+    assert run("augment", photo, "-o", sheet, "--policy", "heavy", "--views", 5, "--size", 64, "--seed", 2)[0] == 0
+    from fewshot.augment import load_policy
+
+    picture = np.asarray(Image.open(sheet))
+    assert picture.shape == (2 * 66 + 2, 3 * 66 + 2, 3)
+    view = load_policy("heavy").view(fewshot.read_image(photo), index=4, seed=2, size=64)
+    np.testing.assert_array_equal(picture[2 + 66 : 66 + 66, 2 + 66 : 66 + 66], view)
+    code, _, errors = run("augment", photo, "-o", tmp_path / "sheet.xyz")
+    assert (code, ".png" in errors) == (2, True)
+    assert run("augment", photo, "--policy", "none")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("backbones", "efficientnet_lite0"),
+        ("heads", "linear-probe"),
+        ("augmentations", "heavy"),
+        ("strategies", "fine-tune"),
+        ("doctor", "torch"),
+    ],
+)
+def test_lists_name_and_describe_everything(command, name, run):
+    code, printed, _ = run(command)
+    assert code == 0
+    assert name in printed
+    code, printed, _ = run(command, "--json")
+    rows = json.loads(printed)
+    assert name in rows
+    assert all(rows.values()) or command == "backbones"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("compare", "{one}"), 1, "at least 2 classes"),
+        (("compare", "{empty}"), 1, "No images found"),
+        (("compare", "{missing}"), 1, "No such folder"),
+        (("compare", "{text}"), 1, "NOT_AN_IMAGE"),
+        (("compare", "{good}", "--strategies", "linear-prob"), 2, "'linear-probe'"),
+        (("compare", "{good}", "--backbone", "efficientnet_lit0"), 2, "'efficientnet_lite0'"),
+        (("compare", "{good}", "--augmentation", "haevy"), 2, "'heavy'"),
+        (("compare", "{good}", "--views", "0"), 2, "n_views=0"),
+        (("compare", "{good}", "--test", "{other}"), 1, "'Kiwi'"),
+        (("fit", "{good}", "-o", "{out}", "--head", "prototypcal"), 2, "'prototypical'"),
+        (("fit", "{good}", "-o", "{out}", "--views", "0"), 2, "n_views=0"),
+        (("fit", "{one}", "-o", "{out}"), 1, "at least 2 classes"),
+        (("fit", "{good}", "-o", "{good}"), 1, "not a model folder"),
+        (("predict", "{good}", "{good}"), 1, "not a model folder"),
+        (("augment", "{missing}"), 1, "VANISHED"),
+        (("augment", "{photo}", "--policy", "hevy"), 2, "'heavy'"),
+        (("augment", "{photo}", "--views", "0"), 2, "n_views=0"),
+        (("demo", "--classes", "Orange,Aple", "--out", "{out}"), 2, "fruit"),
+        (("demo", "--classes", "Orange", "--out", "{out}"), 2, "two different"),
+        (("demo", "--ways", "99", "--out", "{out}"), 2, "ways=99"),
+        (("demo", "--shots", "0", "--out", "{out}"), 2, "shots=0"),
+        (("compare",), 2, "Missing argument"),
+        (("compare", "{good}", "--sed", "1"), 2, "--seed"),
+        (("nonsense",), 2, "nonsense"),
+    ],
+)
+def test_bad_input_gets_a_clear_error_and_an_exit_code(arguments, code, word, run, fruit_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    photo = ImageDataset.from_folder(fruit_folder / "train").sources[0]
+    places = {name: tmp_path / name for name in ("one", "empty", "missing", "text", "other", "out")}
+    for name, classes in (("one", ["a"]), ("text", ["a", "b"]), ("other", ["Orange", "Kiwi"])):
+        for position, label in enumerate(classes):
+            (places[name] / label).mkdir(parents=True)
+            data = b"hello" if name == "text" else Path(photo).read_bytes() + bytes([position])
+            (places[name] / label / "1.jpg").write_bytes(data)
+    places["empty"].mkdir()
+    places |= {"good": fruit_folder / "train", "photo": photo}
+    got, printed, errors = run(*(argument.format(**places) for argument in arguments))
+    assert got == code
+    assert word in errors
+    assert "Traceback" not in errors
+    assert printed == ""
+
+
+def test_colours_and_bars_only_on_a_terminal(fruit_folder, tmp_path):
+    arguments = ["-m", "fewshot.cli", "compare", fruit_folder, "--strategies", "prototypical", "--out", tmp_path / "o"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *map(str, arguments)], capture_output=True, check=True, env=os.environ
+    )
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert b"prototypical" in done.stdout
+
+
+def test_the_version_is_shown(run):
+    assert run("--version")[1].strip() == f"fewshot {fewshot.__version__}"

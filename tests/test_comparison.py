@@ -1,0 +1,200 @@
+"""compare: every strategy answers the same images, honestly."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+import fewshot
+from fewshot import FewShotClassifier, ImageDataset, Strategy
+from fewshot.comparison import default_n_views
+from fewshot.errors import DatasetError, ImageError, InvalidInputError, UnknownNameError
+from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
+
+FROZEN = ["prototypical", "linear-probe", "prototypical-heavy", "linear-probe-heavy"]
+
+
+def without_times(report):
+    return re.sub(r'"(\w+_seconds)": [0-9.e-]+', r'"\1": 0', report.to_json())
+
+
+def test_all_strategies_on_one_photo_each(two_fruits, monkeypatch):
+    monkeypatch.setattr(
+        TunedSimpleCNNHead.__init__, "__kwdefaults__", TunedSimpleCNNHead.__init__.__kwdefaults__ | {"min_steps": 3}
+    )
+    train, test = two_fruits
+    events = []
+    report = fewshot.compare(train.subset([0, 4]), test, n_views=2, on_event=events.append)
+    rows = {row.strategy: row for row in report.summary()}
+    assert list(rows) == fewshot.list_strategies()
+    assert all(rows[name].accuracy.value > 0.8 for name in FROZEN)
+    assert all(row.n_test == len(test) for row in rows.values())
+    assert set(rows["fine-tune"].differences) == {"simple-cnn", "simple-cnn-tuned"}
+    losses = [event.row["loss"] for event in events if event.kind == "history" and event.subject == "simple-cnn"]
+    assert len(losses) == 5
+    assert {event.subject for event in events if event.kind == "finished"} == set(rows)
+    assert "fine-tune" in report.to_html()
+
+
+def test_its_answers_are_those_of_the_classifier_a_user_would_fit(two_fruits):
+    train, test = two_fruits
+    report = fewshot.compare(train, test, strategies=["linear-probe-heavy"], n_views=3, random_state=5)
+    classifier = FewShotClassifier(augmentation="heavy", n_views=3, random_state=5).fit(train)
+    np.testing.assert_allclose(report.proba("linear-probe-heavy"), classifier.predict_proba(test.sources), atol=1e-6)
+
+
+def test_the_figures_are_those_of_its_answers(two_fruits):
+    train, test = two_fruits
+    report = fewshot.compare(train.subset([0, 4]), test, strategies=["simple-cnn", "prototypical"])
+    right = np.array(report.predictions("prototypical")) == np.array(test.labels)
+    row = report.summary()[1]
+    assert row.accuracy.value == pytest.approx(right.mean())
+    assert report.confusion("prototypical").sum() == len(test)
+    assert np.trace(report.confusion("prototypical")) == right.sum()
+    chosen = report.proba("prototypical")[np.arange(len(test)), test.targets]
+    assert row.log_loss == pytest.approx(-np.log(chosen).mean())
+    difference = report.compare("prototypical", "simple-cnn")
+    assert row.differences["simple-cnn"] == difference
+    assert difference.value == pytest.approx(right.mean() - report.correct("simple-cnn").mean())
+    assert difference.low <= difference.value <= difference.high
+
+
+def test_same_seed_same_json_whatever_the_number_of_processes(two_fruits, monkeypatch):
+    train, _ = two_fruits
+    strategies = ["simple-cnn", *FROZEN]
+    first = fewshot.compare(train, strategies=strategies, n_views=2, repeats=1, random_state=3)
+    again = fewshot.compare(train, strategies=strategies, n_views=2, repeats=1, random_state=3, cache=False)
+    parallel = fewshot.compare(train, strategies=strategies, n_views=2, repeats=1, random_state=3, n_jobs=2)
+    other = fewshot.compare(train, strategies=strategies, n_views=2, repeats=1, random_state=4)
+    assert without_times(first) == without_times(again) == without_times(parallel)
+    assert without_times(first) != without_times(other)
+
+
+def test_without_a_test_set_every_image_is_predicted_by_others(two_fruits):
+    train, _ = two_fruits
+    report = fewshot.compare(train, strategies=["prototypical"], repeats=3)
+    assert report.protocol == "cross-validation"
+    predicted = np.concatenate([result.test for result in report.results])
+    assert sorted(predicted) == sorted(list(range(len(train))) * 3)
+    assert report.correct("prototypical").shape == (len(train),)
+    assert report.summary()[0].n_test == len(train)
+    assert all(report.nearest[i] != i for i in range(len(train)))
+    assert any("3 times 4-fold" in note for note in report.notes)
+
+
+def test_one_image_per_class_gives_words_and_no_number(two_fruits):
+    train, test = two_fruits
+    pair = train.subset([0, 4])
+    report = fewshot.compare(pair, strategies=["linear-probe", "prototypical"])
+    assert report.protocol == "none"
+    assert any("cannot be estimated" in note for note in report.notes)
+    assert all(row.accuracy is None and row.log_loss is None for row in report.summary())
+    with pytest.raises(InvalidInputError, match="no labels"):
+        report.correct("linear-probe")
+    for text in (report.to_markdown(), report.to_html()):
+        assert "cannot be estimated" in text
+    agreed = fewshot.compare(pair, strategies=["linear-probe", "prototypical"], unlabeled=test.sources)
+    assert agreed.protocol == "unlabelled"
+    assert 0.8 <= agreed.agreement("linear-probe", "prototypical") <= 1
+    assert agreed.summary()[0].accuracy is None
+    assert all(image.label is None for image in agreed.test_images)
+
+
+def test_any_classifier_and_any_name_can_be_a_strategy(two_fruits):
+    train, test = two_fruits
+    mine = Strategy("nearest", KNeighborsClassifier(n_neighbors=1), "light")
+    report = fewshot.compare(train, test, strategies=[mine, "prototypical"], n_views=1)
+    assert [row.strategy for row in report.summary()] == ["nearest", "prototypical"]
+    assert report.baselines == ("nearest",)
+    assert report.strategies[0].augmentation == "light"
+
+
+def test_another_policy_takes_the_place_of_heavy(two_fruits):
+    train, test = two_fruits
+    report = fewshot.compare(train, test, strategies=["linear-probe-heavy"], augmentation="light", n_views=1)
+    assert report.strategies[0].augmentation == "light"
+
+
+def test_folders_with_train_and_test_inside_are_understood(fruit_folder):
+    whole = fewshot.compare(fruit_folder, strategies=["prototypical"])
+    parts = fewshot.compare(fruit_folder / "train", fruit_folder / "test", strategies=["prototypical"])
+    assert whole.protocol == "test-set"
+    assert without_times(whole) == without_times(parts)
+
+
+def test_unreadable_images_are_left_out_and_listed(two_fruits):
+    train, test = two_fruits
+    many = ImageDataset.from_paths([*test.sources * 2, b"broken"], [*test.labels * 2, "Orange"])
+    report = fewshot.compare(train, many, strategies=["prototypical"])
+    assert len(report.test_images) == 24
+    assert any("NOT_AN_IMAGE" in note for note in report.notes)
+    with pytest.raises(ImageError):
+        fewshot.compare(train, many, strategies=["prototypical"], strict=True)
+    with pytest.raises(DatasetError, match="1 of 9"):
+        fewshot.compare(ImageDataset.from_paths([*train.sources, b"x"], [*train.labels, "Orange"]), test)
+
+
+def test_training_images_in_the_test_set_are_taken_out_and_listed(two_fruits):
+    train, test = two_fruits
+    leaky = ImageDataset.from_paths([*test.sources, train.sources[0]], [*test.labels, train.labels[0]])
+    report = fewshot.compare(train, leaky, strategies=["prototypical"])
+    assert len(report.test_images) == len(test)
+    assert any(note.startswith("Leakage") for note in report.notes)
+
+
+def test_a_class_that_training_does_not_have_is_refused(two_fruits):
+    train, test = two_fruits
+    strange = ImageDataset.from_paths(test.sources, ["Kiwi", *test.labels[1:]])
+    with pytest.raises(DatasetError, match="'Kiwi'"):
+        fewshot.compare(train, strange, strategies=["prototypical"])
+
+
+def test_a_class_without_test_images_is_mentioned(two_fruits):
+    train, test = two_fruits
+    report = fewshot.compare(train, test.subset(range(6)), strategies=["prototypical"])
+    assert any("Orange" in note and "nothing is known" in note for note in report.notes)
+    assert report.summary()[0].balanced_accuracy == report.summary()[0].accuracy.value
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "word"),
+    [
+        ({"strategies": ["linear-prob"]}, UnknownNameError, "'linear-probe'"),
+        ({"strategies": []}, InvalidInputError, "no strategy"),
+        ({"strategies": ["linear-probe"] * 2}, InvalidInputError, "twice"),
+        ({"backbone": "efficientnet_lite"}, UnknownNameError, "'efficientnet_lite0'"),
+        ({"augmentation": "haevy"}, UnknownNameError, "'heavy'"),
+        ({"n_views": 0}, InvalidInputError, "n_views=0"),
+        ({"repeats": 0}, InvalidInputError, "repeats=0"),
+        ({"n_jobs": 0}, InvalidInputError, "n_jobs=0"),
+        ({"random_state": "x"}, InvalidInputError, "random_state='x'"),
+    ],
+)
+def test_bad_settings_are_named_before_anything_is_computed(settings, error, word, two_fruits):
+    with pytest.raises(error, match=word):
+        fewshot.compare(two_fruits[0], two_fruits[1], **settings)
+
+
+def test_one_class_is_refused_with_the_minimum(two_fruits):
+    with pytest.raises(DatasetError, match="at least 2"):
+        fewshot.compare(two_fruits[0].subset(range(4)), strategies=["prototypical"])
+
+
+def test_labels_and_unlabelled_images_exclude_each_other(two_fruits):
+    with pytest.raises(InvalidInputError, match="either"):
+        fewshot.compare(*two_fruits, strategies=["prototypical"], unlabeled=two_fruits[1].sources)
+
+
+def test_the_json_holds_everything_and_comes_back(two_fruits, tmp_path):
+    report = fewshot.compare(*two_fruits, strategies=["simple-cnn", "prototypical"])
+    report.to_json(tmp_path / "a" / "report.json")
+    data = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert fewshot.Report.from_dict(data) == report
+    assert data["summary"][1]["accuracy"]["value"] == pytest.approx(report.summary()[1].accuracy.value, abs=1e-6)
+    assert {"python", "torch", "timm", "albumentations", "backbone"} <= set(data["environment"])
+
+
+def test_fewer_views_for_more_images():
+    assert [default_n_views(n) for n in (1, 2, 40, 80, 600, 10**6)] == [16, 16, 16, 8, 4, 4]
