@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -18,11 +18,11 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 from fewshot.augment import AugmentationLike, Policy, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone
+from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict, whole_split
 from fewshot.classifier import as_seed, fit_on_views, head_proba
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views, extract_views
-from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
-from fewshot.finetune.trainer import single_thread
+from fewshot.finetune.base import HistoryRow, ImageHead
 from fewshot.heads import make_head
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
 from fewshot.images.dataset import ImageDataset, find_splits
@@ -33,46 +33,6 @@ from fewshot.store import FeatureStore
 from fewshot.strategies import Strategy, make_strategies
 
 DatasetLike: TypeAlias = "ImageDataset | str | os.PathLike[str]"
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something to tell whoever waits.
-
-    Attributes:
-        kind: ``"progress"`` (``done`` of ``total``), ``"history"`` (a line of a training curve in ``row``), or
-            ``"finished"`` (a strategy is done).
-        subject: what is being computed, or the strategy.
-        done: units done.
-        total: units in all.
-        row: the line of the training curve.
-    """
-
-    kind: str
-    subject: str
-    done: int = 0
-    total: int = 0
-    row: HistoryRow | None = None
-
-
-OnEvent: TypeAlias = "Callable[[Event], None]"
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which images are trained on and which are predicted, by position.
-
-    Attributes:
-        repeat: repetition of cross-validation.
-        fold: fold of cross-validation.
-        train: positions in the training images.
-        test: positions in the images to predict: the training images themselves in cross-validation.
-    """
-
-    repeat: int
-    fold: int
-    train: NDArray[np.intp]
-    test: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -324,7 +284,7 @@ class _Run:
         queries = features.central if reuse else features.test
         proba = head_proba(head, queries[split.test]) if queries is not None else np.empty((0, len(head.classes_)))
         done = time.perf_counter()
-        return _result(
+        return make_result(
             prepared.strategy.name,
             split,
             proba,
@@ -390,45 +350,6 @@ class _Features:
     test_seconds: float
 
 
-def whole_split(train: ImageDataset, test: ImageDataset) -> Split:
-    """Train on all of one data set, predict all of another."""
-    return Split(0, 0, np.arange(len(train)), np.arange(len(test)))
-
-
-def train_and_predict(
-    name: str,
-    head: ImageHead,
-    train: ImageDataset,
-    queries: Sequence[ImageLike],
-    split: Split,
-    *,
-    policy: Policy,
-    backbone: str | Backbone,
-    n_views: int,
-    seed: int,
-    on_step: Callable[[HistoryRow], None] | None = None,
-) -> Result:
-    """Train an image-level head on one split and predict; self-contained, so that any process can run it."""
-    fresh = make_head(head)
-    network = load_backbone(backbone) if fresh.needs_backbone else None
-    setup = TrainingSetup(network, policy, n_views, seed, on_step)
-    start = time.perf_counter()
-    with single_thread():
-        fresh.fit_images(train.sources, np.array(train.labels), setup)
-    fitted = time.perf_counter()
-    proba = fresh.predict_proba_images(queries) if len(queries) else np.empty((0, len(fresh.classes_)))
-    return _result(
-        name,
-        split,
-        proba,
-        extract_seconds=0.0,
-        fit_seconds=fitted - start,
-        predict_seconds=time.perf_counter() - fitted,
-        history=fresh.history_,
-        note=getattr(fresh, "note_", ""),
-    )
-
-
 def environment(backbone: Backbone, n_views: int) -> dict[str, str]:
     """Versions and settings that a result depends on."""
     import torch
@@ -482,16 +403,6 @@ def check_train(train: AuditedDataset) -> None:
 
 def _infos(dataset: ImageDataset) -> tuple[ImageInfo, ...]:
     return tuple(ImageInfo(name, label) for name, label in zip(dataset.names, dataset.labels, strict=True))
-
-
-def _result(
-    name: str, split: Split, proba: NDArray[np.float64], history: Sequence[HistoryRow] = (), **rest: Any
-) -> Result:
-    # Six digits: what lies beyond differs between processors, not between strategies.
-    rounded = tuple(tuple(row) for row in np.round(proba, 6).tolist())
-    rest = {key: round(value, 6) if isinstance(value, float) else value for key, value in rest.items()}
-    rows = tuple({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in history)
-    return Result(name, split.repeat, split.fold, tuple(split.test.tolist()), rounded, history=rows, **rest)
 
 
 def _nearest(train: NDArray[np.float32], test: NDArray[np.float32] | None) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fewshot.comparison import Event
+    from fewshot.cells import Event
     from fewshot.report.model import Report
     from fewshot.stats import Interval
 
@@ -48,7 +48,8 @@ def print_report(report: Report) -> None:
     if report.has_accuracy:
         out.print(_accuracy_table(report))
         out.print(
-            "Intervals: 95 %, for test images like these and exactly these training images. Differences are paired.",
+            f"{len(report.test_images)} images predicted, each on its own (inductive). Intervals: 95 %, for test "
+            "images like these and exactly these training images. Differences are paired.",
             style="dim",
         )
     for info in report.summary():
@@ -67,10 +68,10 @@ def _accuracy_table(report: Report) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("strategy", no_wrap=True)
     table.add_column("accuracy %", justify="right", no_wrap=True)
-    for baseline in report.baselines:
-        table.add_column(f"- {baseline}", justify="right")
-    table.add_column("log-loss", justify="right")
-    table.add_column("fit s", justify="right")
+    baseline = report.baselines[-1]
+    table.add_column(f"minus {baseline}", justify="right", no_wrap=True)
+    table.add_column("log-loss", justify="right", no_wrap=True)
+    table.add_column("fit s", justify="right", no_wrap=True)
     rows = report.summary()
     best = max((row.accuracy.value for row in rows if row.accuracy), default=0.0)
     for row in rows:
@@ -79,16 +80,11 @@ def _accuracy_table(report: Report) -> Table:
         table.add_row(
             escape(row.strategy),
             _interval(row.accuracy),
-            *(
-                _interval(row.differences[base], sign=True) if base in row.differences else ""
-                for base in report.baselines
-            ),
+            _interval(row.differences[baseline], sign=True) if baseline in row.differences else "",
             f"{row.log_loss:.2f}",
             f"{row.extract_seconds + row.fit_seconds:.1f}",
             style="bold" if row.accuracy.value == best else None,
         )
-    table.caption = f"{rows[0].n_test} images predicted; all strategies inductive"
-    table.caption_justify = "left"
     return table
 
 
@@ -96,17 +92,17 @@ def _draws_table(report: Report) -> Table:
     table = Table(
         title="\nHow much depends on which photos were drawn", title_justify="left", box=None, padding=(0, 2, 0, 0)
     )
-    for name in ("strategy", "draws", "mean accuracy %", "5-95 % of draws"):
+    for name in ("strategy", "draws", "mean accuracy %", "5-95 %"):
         table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
-    for baseline in report.baselines:
-        table.add_column(f"- {baseline}", justify="right")
+    baseline = report.baselines[-1]
+    table.add_column(f"minus {baseline}", justify="right", no_wrap=True)
     for strategy, count, mean, low, high, differences in report.draws_summary():
         table.add_row(
             escape(strategy),
             str(count),
             _interval(mean),
             f"{100 * low:.0f}-{100 * high:.0f}",
-            *(_interval(differences[b], sign=True) if b in differences else "" for b in report.baselines),
+            _interval(differences[baseline], sign=True) if baseline in differences else "",
         )
     return table
 

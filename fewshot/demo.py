@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from fewshot.augment import load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
+from fewshot.cells import Event, OnEvent, train_and_predict, whole_split
 from fewshot.classifier import fit_on_views
-from fewshot.comparison import Event, OnEvent, compare, train_and_predict, whole_split
+from fewshot.comparison import compare
 from fewshot.errors import InvalidInputError
 from fewshot.features import extract_views
 from fewshot.finetune.base import ImageHead
@@ -207,42 +208,39 @@ def _trained_draws(
     deadline: float,
     on_event: OnEvent | None,
 ) -> list[Draws]:
-    strategies = _strategies(trains=True)
+    strategies = {strategy.name: strategy for strategy in _strategies(trains=True)}
 
-    def run(index: int) -> list[float] | None:
+    def run(task: tuple[str, int]) -> float | None:
         if time.monotonic() > deadline:
             return None
+        name, index = task
         train, test = pool.subset(draws[index].support), queries.subset(draws[index].query)
-        accuracies = []
-        for strategy in strategies:
-            result = train_and_predict(
-                strategy.name,
-                make_head(strategy.head),
-                train,
-                test.sources,
-                whole_split(train, test),
-                policy=load_policy(strategy.augmentation),
-                backbone=DEFAULT_BACKBONE,
-                n_views=n_views,
-                seed=seed,
-            )
-            classes = np.unique(train.labels)
-            predicted = classes[np.array(result.proba).argmax(axis=1)]
-            accuracies.append(_accuracy(predicted == np.array(test.labels)))
+        result = train_and_predict(
+            name,
+            make_head(strategies[name].head),
+            train,
+            test.sources,
+            whole_split(train, test),
+            policy=load_policy(strategies[name].augmentation),
+            backbone=DEFAULT_BACKBONE,
+            n_views=n_views,
+            seed=seed,
+        )
         if on_event is not None:
             on_event(Event("progress", "training networks on other photos", index + 1, len(draws)))
-        return accuracies
+        predicted = np.unique(train.labels)[np.array(result.proba).argmax(axis=1)]
+        return _accuracy(predicted == np.array(test.labels))
 
+    tasks = [(name, index) for index in range(len(draws)) for name in strategies]
     # Threads, not processes: a draw is short, and starting a process would import everything again.
     with ThreadPoolExecutor(int(joblib.cpu_count())) as workers:
-        outcomes = list(workers.map(run, range(len(draws))))
-    done = [i for i, outcome in enumerate(outcomes) if outcome is not None]
-    if not done:
-        return []
-    return [
-        Draws(strategy.name, tuple(done), tuple((outcomes[i] or [])[position] for i in done))
-        for position, strategy in enumerate(strategies)
-    ]
+        accuracies = list(workers.map(run, tasks))
+    results = []
+    for name in strategies:
+        done = {i: a for (n, i), a in zip(tasks, accuracies, strict=True) if n == name and a is not None}
+        if done:
+            results.append(Draws(name, tuple(done), tuple(done.values())))
+    return results
 
 
 def _strategies(*, trains: bool) -> list[Strategy]:

@@ -67,7 +67,9 @@ def test_shares_between_zero_and_one_are_averaged():
     assert proportion_interval([0.5, 0.25, 0.75, 0.5]) == proportion_interval([1, 0, 1, 0])
 
 
-@pytest.mark.parametrize("table", [(14, 5, 0, 22), (43, 0, 1, 0), (10, 15, 5, 20), (0, 0, 0, 9), (3, 4, 5, 2), (9, 1, 0, 0)])
+@pytest.mark.parametrize(
+    "table", [(14, 5, 0, 22), (43, 0, 1, 0), (10, 15, 5, 20), (0, 0, 0, 9), (3, 4, 5, 2), (9, 1, 0, 0)]
+)
 def test_paired_interval_is_newcombes_method_10(table):
     interval = paired_interval(*pairs(*table))
     low, high = newcombe(*table)

@@ -77,7 +77,7 @@ def _load_network(name: str, device: str) -> Network:
         return load_packaged(name, device)
     from fewshot.backbones.timm import load_timm
 
-    return load_timm(name, device)
+    return load_timm(name, device, also_known=list_backbones())
 
 
 def _default_device() -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -73,12 +73,13 @@ class TimmNetwork(Network):
         return features.float().cpu().numpy()
 
 
-def load_timm(name: str, device: str) -> TimmNetwork:
+def load_timm(name: str, device: str, *, also_known: Sequence[str] = ()) -> TimmNetwork:
     """Create a timm model with its pretrained weights.
 
     Args:
         name: a timm model name, ``hf-hub:org/model`` or ``local-dir:path``.
         device: where it runs.
+        also_known: names that are no timm models, for the suggestions to a misspelt one.
 
     Raises:
         UnknownNameError: timm knows no such model.
@@ -88,7 +89,7 @@ def load_timm(name: str, device: str) -> TimmNetwork:
 
     is_timm_name = not name.startswith(("hf-hub:", "local-dir:"))
     if is_timm_name and not timm.is_model(name):
-        raise _unknown(name)
+        raise _unknown(name, also_known)
     if is_timm_name and not timm.is_model_pretrained(name):
         raise WeightsNotFoundError(f"timm has no pretrained weights for {name!r}. {_WAYS_OUT}")
     try:
@@ -110,15 +111,13 @@ _WAYS_OUT = (
 )
 
 
-def _unknown(name: str) -> UnknownNameError:
+def _unknown(name: str, also_known: Sequence[str]) -> UnknownNameError:
     import timm
 
-    from fewshot.backbones.packaged import PACKAGED
-
-    error = unknown_name("backbone", name, [*PACKAGED, *timm.list_models(pretrained=True)])
+    error = unknown_name("backbone", name, [*also_known, *timm.list_models(pretrained=True)])
     guess = str(error).split(" Available:")[0]
     return UnknownNameError(
-        f"{guess} Packaged: {', '.join(PACKAGED)}; or any pretrained timm model (timm.list_models(pretrained=True)), "
+        f"{guess} Packaged: {', '.join(also_known)}; or any pretrained timm model (timm.list_models(pretrained=True)), "
         "'hf-hub:org/model', 'local-dir:folder', or several joined with '+'."
     )
 

@@ -75,6 +75,7 @@ class FineTune(ImageHead):
         learning_rate_: the rate that won; 0.0 where the un-tuned model did.
         validation_: log-loss of each candidate on the held-out evidence.
         n_views_: augmented views per image that were used.
+        note_: in one sentence, which rate won.
     """
 
     needs_backbone: ClassVar[bool] = True
@@ -82,7 +83,7 @@ class FineTune(ImageHead):
     def __init__(
         self,
         *,
-        learning_rates: Sequence[float] = (1e-4, 1e-3),
+        learning_rates: Sequence[float] = (1e-4, 3e-4),
         steps: int = 50,
         batch_size: int = 16,
         C: float = 1.0,
@@ -108,6 +109,11 @@ class FineTune(ImageHead):
             self.validation_ = {rate: float(losses.mean()) for rate, (losses, _) in zip(rates, outcomes, strict=True)}
             self.model_, curve = pool.submit(self._tune, examples, self.learning_rate_, setup, "final").result()
         torch.set_num_threads(before)
+        self.note_ = (
+            f"trained the last stage at learning rate {self.learning_rate_:g}, which the held-out evidence prefers"
+            if self.learning_rate_
+            else "kept the un-tuned model: no learning rate is clearly better on the held-out evidence"
+        )
         for row in [row for _, rows in outcomes for row in rows] + curve:
             self._record(row, setup)
 

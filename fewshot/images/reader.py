@@ -208,8 +208,8 @@ def _decoding_error(error: Exception, name: str, ends_early: bool) -> ImageError
 
 
 def _ends_early(content: bytes) -> bool:
-    """Whether a JPEG, PNG, GIF or WebP file lacks its end."""
-    if content.startswith(b"\xff\xd8\xff"):
+    """Whether a JPEG, JPEG 2000, PNG, GIF or WebP file lacks its end."""
+    if content.startswith((b"\xff\xd8\xff", b"\0\0\0\x0cjP  ")):
         return b"\xff\xd9" not in content
     if content.startswith(b"\x89PNG"):
         return b"IEND" not in content

@@ -234,11 +234,13 @@ class Report:
                 if baseline != draws.strategy and len(common) > 1:
                     differences[baseline] = mean_interval([mine[i] - by_name[baseline][i] for i in common])
             low, high = np.quantile(draws.accuracies, [0.05, 0.95])
+            mean = mean_interval(draws.accuracies)
             rows.append(
                 (
                     draws.strategy,
                     len(draws.indices),
-                    mean_interval(draws.accuracies),
+                    # Student's interval of a few draws knows nothing of where accuracies end.
+                    Interval(mean.value, max(mean.low, 0.0), min(mean.high, 1.0)),
                     float(low),
                     float(high),
                     differences,

@@ -1,0 +1,111 @@
+"""Cells: one strategy on one split of the images, as any process can run it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.augment import Policy
+from fewshot.backbones import load_backbone
+from fewshot.backbones.base import Backbone
+from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
+from fewshot.finetune.trainer import single_thread
+from fewshot.heads import make_head
+from fewshot.images.dataset import ImageDataset
+from fewshot.images.reader import ImageLike
+from fewshot.report.model import Result
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to tell whoever waits.
+
+    Attributes:
+        kind: ``"progress"`` (``done`` of ``total``), ``"history"`` (a line of a training curve in ``row``), or
+            ``"finished"`` (a strategy is done).
+        subject: what is being computed, or the strategy.
+        done: units done.
+        total: units in all.
+        row: the line of the training curve.
+    """
+
+    kind: str
+    subject: str
+    done: int = 0
+    total: int = 0
+    row: HistoryRow | None = None
+
+
+OnEvent: TypeAlias = "Callable[[Event], None]"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images are trained on and which are predicted, by position.
+
+    Attributes:
+        repeat: repetition of cross-validation.
+        fold: fold of cross-validation.
+        train: positions in the training images.
+        test: positions in the images to predict: the training images themselves in cross-validation.
+    """
+
+    repeat: int
+    fold: int
+    train: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+
+def whole_split(train: ImageDataset, test: ImageDataset) -> Split:
+    """Train on all of one data set, predict all of another."""
+    return Split(0, 0, np.arange(len(train)), np.arange(len(test)))
+
+
+def train_and_predict(
+    name: str,
+    head: ImageHead,
+    train: ImageDataset,
+    queries: Sequence[ImageLike],
+    split: Split,
+    *,
+    policy: Policy,
+    backbone: str | Backbone,
+    n_views: int,
+    seed: int,
+    on_step: Callable[[HistoryRow], None] | None = None,
+) -> Result:
+    """Train an image-level head on one split and predict; self-contained, so that any process can run it."""
+    fresh = make_head(head)
+    network = load_backbone(backbone) if fresh.needs_backbone else None
+    setup = TrainingSetup(network, policy, n_views, seed, on_step)
+    start = time.perf_counter()
+    with single_thread():
+        fresh.fit_images(train.sources, np.array(train.labels), setup)
+    fitted = time.perf_counter()
+    proba = fresh.predict_proba_images(queries) if len(queries) else np.empty((0, len(fresh.classes_)))
+    return make_result(
+        name,
+        split,
+        proba,
+        extract_seconds=0.0,
+        fit_seconds=fitted - start,
+        predict_seconds=time.perf_counter() - fitted,
+        history=fresh.history_,
+        note=getattr(fresh, "note_", ""),
+    )
+
+
+def make_result(
+    name: str, split: Split, proba: NDArray[np.float64], history: Sequence[HistoryRow] = (), **rest: Any
+) -> Result:
+    """Round a strategy's answers, and what goes with them, as they are reported."""
+    # Six digits: what lies beyond differs between processors, not between strategies.
+    rounded = tuple(tuple(row) for row in np.round(proba, 6).tolist())
+    rest = {key: round(value, 6) if isinstance(value, float) else value for key, value in rest.items()}
+    rows = tuple({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in history)
+    return Result(name, split.repeat, split.fold, tuple(split.test.tolist()), rounded, history=rows, **rest)
