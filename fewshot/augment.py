@@ -107,7 +107,13 @@ class Policy:
             raise InvalidInputError("The policy 'none' has no views; use the image itself.")
         pipeline = _thread_pipeline(self, size)
         pipeline.set_random_seed(view_seed(image, index=index, seed=seed))
-        view: NDArray[np.uint8] = pipeline(image=image)["image"]
+        try:
+            view: NDArray[np.uint8] = pipeline(image=image)["image"]
+        # A user's own pipeline can fail in any way: a crop larger than the image, a transform that wants masks.
+        except Exception as error:
+            raise InvalidInputError(
+                f"The augmentation failed on an image of {image.shape[1]}x{image.shape[0]} pixels: {error}"
+            ) from error
         if view.dtype != np.uint8 or view.shape[2:] != (3,):
             raise InvalidInputError(
                 f"The augmentation made {view.dtype} {view.shape}; it must keep uint8 pixels (height, width, 3). Leave "

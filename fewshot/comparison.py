@@ -193,7 +193,7 @@ class _Run:
             "image of every class for cross-validation."
         )
         if unlabeled:
-            audited = audit(ImageDataset.from_paths(unlabeled, [""] * len(unlabeled)))
+            audited = audit(ImageDataset(tuple(unlabeled), ("",) * len(unlabeled)))
             other = audited.dataset
             self.notes += audited.notes
             self.notes.append(

@@ -291,3 +291,9 @@ def to_tensor():
 def test_a_pipeline_that_makes_no_uint8_picture_is_refused(make):
     with pytest.raises(InvalidInputError, match=r"uint8.*Normalize and ToTensorV2"):
         view(load_policy(make()))
+
+
+def test_a_users_pipeline_that_fails_says_on_which_image():
+    policy = load_policy(A.Compose([A.RandomCrop(500, 500, pad_if_needed=False)]))
+    with pytest.raises(InvalidInputError, match="40x30 pixels"):
+        policy.view(np.zeros((30, 40, 3), np.uint8), index=1, seed=0, size=224)

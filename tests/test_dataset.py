@@ -460,3 +460,15 @@ def test_a_subset_keeps_order_names_classes_and_transform():
     assert subset.notes == ("noted",)
     assert dataset.names == ("A", "B", "C")
     assert ImageDataset(("a.png", "b.png"), ("x", "y")).subset([1]).names == ("b.png",)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", "  "])
+def test_a_missing_label_is_refused_rather_than_made_a_class(missing):
+    with pytest.raises(InvalidInputError, match="1 of 2 labels are missing"):
+        ImageDataset.from_paths(["a.jpg", "b.jpg"], ["cat", missing])
+
+
+def test_labels_of_numpy_and_of_python_are_the_same_without_a_note():
+    dataset = ImageDataset.from_paths(["a.jpg", "b.jpg", "c.jpg"], ["cat", np.str_("cat"), np.array(["dog"])[0]])
+    assert dataset.labels == ("cat", "cat", "dog")
+    assert dataset.notes == ()

@@ -74,13 +74,19 @@ def without_leakage(train: AuditedDataset, test: AuditedDataset) -> tuple[Audite
     if len(leaked) == len(test.digests):
         raise DatasetError("Every test image is also a training image; give other images to test on.")
     names = test.dataset.names
+    label_of = dict(zip(train.digests, train.dataset.labels, strict=True))
     notes = tuple(
         f"Leakage: {names[i]} is the same file as {trained[test.digests[i]]} and was taken out of the test set."
+        + _other_label(test.dataset.labels[i], label_of[test.digests[i]])
         for i in leaked
     )
     kept = [i for i in range(len(test.digests)) if i not in set(leaked)]
     digests = tuple(test.digests[i] for i in kept)
     return AuditedDataset(test.dataset.subset(kept), digests, test.skipped, test.notes), notes
+
+
+def _other_label(test: str, train: str) -> str:
+    return f" LABEL_CONFLICT: there it is {test!r}, in training {train!r}." if test != train else ""
 
 
 def _digest_or_error(source: ImageLike) -> str | ImageError:

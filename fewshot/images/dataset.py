@@ -174,7 +174,7 @@ class ImageDataset:
 
         Raises:
             DatasetError: no images.
-            InvalidInputError: the numbers of images and labels differ.
+            InvalidInputError: the numbers of images and labels differ, or a label is missing (None, NaN or empty).
         """
         sources = as_sources(paths)
         if not sources:
@@ -182,6 +182,11 @@ class ImageDataset:
         if labels is None:
             return cls(sources, _one_class_each(sources), transform=transform)
         written = tuple(labels)
+        missing = [
+            i for i, label in enumerate(written) if label is None or label != label or not normalise_label(label)
+        ]
+        if missing:
+            raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
         return cls(sources, tuple(map(normalise_label, written)), transform=transform, notes=_merged(written))
 
     @classmethod
@@ -256,7 +261,8 @@ def _merged(labels: Iterable[object]) -> tuple[str, ...]:
     """Note the labels that are written differently and are one class nevertheless."""
     written: dict[str, set[str]] = defaultdict(set)
     for label in labels:
-        written[normalise_label(label)].add(repr(label))
+        plain = label.item() if isinstance(label, np.generic) else label
+        written[normalise_label(label)].add(repr(plain))
     return tuple(
         f"{' and '.join(sorted(forms))} are one class, {name!r}."
         for name, forms in sorted(written.items())

@@ -239,8 +239,8 @@ class Report:
                 (
                     draws.strategy,
                     len(draws.indices),
-                    # Student's interval of a few draws knows nothing of where accuracies end.
-                    Interval(mean.value, max(mean.low, 0.0), min(mean.high, 1.0)),
+                    # Student's interval of a few draws knows nothing of where accuracies end; of one, it has no ends.
+                    mean if len(draws.indices) == 1 else Interval(mean.value, max(mean.low, 0), min(mean.high, 1)),
                     float(low),
                     float(high),
                     differences,
