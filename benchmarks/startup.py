@@ -1,6 +1,6 @@
 """Start-up: `fewshot --help` and `import fewshot` against `import torch`, in one interleaved run.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

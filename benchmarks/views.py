@@ -1,6 +1,6 @@
 """What a view costs: milliseconds per augmented view of each policy, beside decoding and the network.
 
-    python benchmarks/views.py
+python benchmarks/views.py
 """
 
 from __future__ import annotations
