@@ -1,0 +1,80 @@
+"""What training networks is worth at few shots: SimpleCNN's recipes, and fine-tuning against its own start.
+
+python benchmarks/networks.py [FOLDER ...] [--episodes 6]
+
+Slow: a training run takes seconds. All images come from training splits; recipes are compared here, not on test data.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from episodes import data_sets, episode
+
+from fewshot import ImageDataset, load_backbone
+from fewshot.augment import load_policy
+from fewshot.cells import train_and_predict, whole_split
+from fewshot.finetune.simple_cnn import SimpleCNNHead, TunedSimpleCNNHead
+from fewshot.finetune.strategies import FineTune
+from fewshot.stats import mean_interval
+
+N_VIEWS = 16
+RECIPES: dict[str, tuple[Any, str]] = {
+    "simple-cnn": (SimpleCNNHead(), "none"),
+    "simple-cnn-tuned": (TunedSimpleCNNHead(), "heavy"),
+    "tuned, rate 1e-4": (TunedSimpleCNNHead(learning_rate=1e-4), "heavy"),
+    "tuned, rate 1e-3": (TunedSimpleCNNHead(learning_rate=1e-3), "heavy"),
+    "tuned, three times the steps": (TunedSimpleCNNHead(min_steps=300, passes=60), "heavy"),
+    "linear probe, where fine-tune starts": (FineTune(learning_rates=()), "heavy"),
+    "fine-tune": (FineTune(), "heavy"),
+}
+
+
+def accuracy(name: str, train: ImageDataset, test: ImageDataset) -> float:
+    """Train one recipe on ``train`` and test it on ``test``."""
+    head, policy = RECIPES[name]
+    result = train_and_predict(
+        name,
+        head,
+        train,
+        test.sources,
+        whole_split(train, test),
+        policy=load_policy(policy),
+        backbone=load_backbone(),
+        n_views=N_VIEWS,
+        seed=0,
+    )
+    classes = np.unique(train.labels)
+    return float(np.mean(classes[np.array(result.proba).argmax(axis=1)] == np.array(test.labels)))
+
+
+def main() -> None:
+    """Print mean accuracy of every recipe, and fine-tuning's paired gain over its start."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("--episodes", type=int, default=6)
+    arguments = parser.parse_args()
+    print(
+        "| data set | ways, shots |",
+        " | ".join(RECIPES),
+        "| fine-tune's gain |\n|---|---|",
+        "---|" * (len(RECIPES) + 1),
+    )
+    for name, dataset in data_sets(arguments.folders).items():
+        for n_way, k_shot in ((2, 1), (5, 1), (5, 5)):
+            rows: dict[str, list[float]] = {recipe: [] for recipe in RECIPES}
+            for index in range(arguments.episodes):
+                support, query = episode(dataset, n_way, k_shot, 15, index)
+                for recipe in RECIPES:
+                    rows[recipe].append(accuracy(recipe, dataset.subset(support), dataset.subset(query)))
+            *_, start, tuned = rows.values()
+            gain = mean_interval(np.subtract(tuned, start))
+            means = " | ".join(f"{100 * np.mean(values):.1f}" for values in rows.values())
+            interval = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+            print(f"| {name} | {n_way}, {k_shot} | {means} | {interval} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
