@@ -26,7 +26,6 @@ RECIPES: dict[str, tuple[Any, str]] = {
     "simple-cnn-tuned": (TunedSimpleCNNHead(), "heavy"),
     "tuned, rate 1e-4": (TunedSimpleCNNHead(learning_rate=1e-4), "heavy"),
     "tuned, rate 1e-3": (TunedSimpleCNNHead(learning_rate=1e-3), "heavy"),
-    "tuned, three times the steps": (TunedSimpleCNNHead(min_steps=300, passes=60), "heavy"),
     "linear probe, where fine-tune starts": (FineTune(learning_rates=()), "heavy"),
     "fine-tune": (FineTune(), "heavy"),
 }
