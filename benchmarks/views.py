@@ -15,8 +15,8 @@ from PIL import Image
 
 from fewshot import list_augmentations, load_backbone, read_image
 from fewshot.augment import load_policy
-from fewshot.finetune.trainer import single_thread
 from fewshot.images.fruits import load_fruits
+from fewshot.threads import single_thread
 
 ROUNDS, VIEWS = 7, 60
 

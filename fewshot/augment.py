@@ -35,7 +35,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable
@@ -47,6 +46,7 @@ from numpy.typing import NDArray
 
 from fewshot.errors import InvalidInputError
 from fewshot.names import NameTable
+from fewshot.pipeline_spec import pipeline_spec
 
 # albumentations asks the network for its newest version at import unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -148,9 +148,9 @@ def load_policy(augmentation: AugmentationLike) -> Policy:
         factory: Any = POLICIES.load(augmentation)
         if augmentation == "none":
             return Policy("none", "none", None)
-        return Policy(augmentation, _spec(factory(224)), factory)
+        return Policy(augmentation, pipeline_spec(factory(224)), factory)
     if hasattr(augmentation, "set_random_seed") and callable(augmentation):
-        return Policy("custom", _spec(augmentation), functools.partial(_copy_for_size, augmentation))
+        return Policy("custom", pipeline_spec(augmentation), functools.partial(_copy_for_size, augmentation))
     raise InvalidInputError(
         f"augmentation={augmentation!r} is neither a name ({', '.join(list_augmentations())}), an albumentations "
         "Compose, nor None."
@@ -181,36 +181,6 @@ def _fit_to(view: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     return np.array(Image.fromarray(view).resize((size, size), Image.Resampling.BICUBIC))
-
-
-def _spec(pipeline: Any) -> str:
-    """Describe a pipeline as text. A lambda's code cannot be seen, so its pickled form would not be honest either."""
-    import albumentations
-
-    try:
-        described = pipeline.to_dict(on_not_implemented_error="raise")
-        described.pop("__version__", None)
-        text = json.dumps(described, sort_keys=True, default=_as_text)
-        if '"__class_fullname__": "Lambda"' in text:
-            raise ValueError("it holds a Lambda, whose name does not say what it does")
-    except (NotImplementedError, ValueError, TypeError) as error:
-        raise InvalidInputError(
-            f"This augmentation cannot be described as text ({error}), so its views cannot be stored or saved; use "
-            "albumentations' own transforms, or a named class instead of a Lambda."
-        ) from None
-    return f"albumentations {albumentations.__version__} {text}"
-
-
-def _as_text(value: Any) -> Any:
-    """Describe an argument of a transform so that two that differ never read the same."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        digest = hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16).hexdigest()
-        return f"array {value.shape} {value.dtype} {digest}"
-    if callable(value) or " object at 0x" in repr(value):
-        raise TypeError(f"its argument {value!r} is code or a nameless object")
-    return repr(value)
 
 
 def _none(size: int) -> None:

@@ -14,11 +14,11 @@ from fewshot.augment import Policy
 from fewshot.backbones import load_backbone
 from fewshot.backbones.base import Backbone
 from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
-from fewshot.finetune.trainer import single_thread
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.reader import ImageLike
 from fewshot.report.model import Result
+from fewshot.threads import single_thread
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def train_and_predict(
         name,
         split,
         proba,
+        proba.argmax(axis=1),
         extract_seconds=0.0,
         fit_seconds=fitted - start,
         predict_seconds=time.perf_counter() - fitted,
@@ -101,11 +102,17 @@ def train_and_predict(
 
 
 def make_result(
-    name: str, split: Split, proba: NDArray[np.float64], history: Sequence[HistoryRow] = (), **rest: Any
+    name: str,
+    split: Split,
+    proba: NDArray[np.float64],
+    predicted: NDArray[np.intp],
+    history: Sequence[HistoryRow] = (),
+    **rest: Any,
 ) -> Result:
     """Round a strategy's answers, and what goes with them, as they are reported."""
     # Six digits: what lies beyond differs between processors, not between strategies.
     rounded = tuple(tuple(row) for row in np.round(proba, 6).tolist())
     rest = {key: round(value, 6) if isinstance(value, float) else value for key, value in rest.items()}
     rows = tuple({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in history)
-    return Result(name, split.repeat, split.fold, tuple(split.test.tolist()), rounded, history=rows, **rest)
+    test, chosen = tuple(split.test.tolist()), tuple(predicted.tolist())
+    return Result(name, split.repeat, split.fold, test, rounded, chosen, history=rows, **rest)

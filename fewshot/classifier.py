@@ -16,12 +16,15 @@ from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone, Progress
 from fewshot.errors import InvalidInputError
 from fewshot.features import check_n_views, extract_views
-from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
+from fewshot.finetune.base import ImageHead, TrainingSetup
 from fewshot.heads import make_head
 from fewshot.heads.base import Head
-from fewshot.images.dataset import ImageDataset, as_sources
+from fewshot.images.dataset import ImageDataset, as_sources, is_missing
 from fewshot.images.reader import ImageLike
 from fewshot.store import FeatureStore
+
+MAX_SEED = 2**32 - 1
+"""What numpy's older generators, and scikit-learn with them, take."""
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -88,15 +91,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         views = check_n_views(self.n_views)
         images, labels = _images_and_labels(X, y)
         seed = as_seed(self.random_state)
-        self.backbone_ = load_backbone(self.backbone) if getattr(head, "needs_backbone", True) else None
+        backbone = load_backbone(self.backbone) if getattr(head, "needs_backbone", True) else None
+        # A fit that fails leaves the classifier as it was, so everything is assigned at the end.
+        support, history = None, []
         if isinstance(head, ImageHead):
-            setup = TrainingSetup(self.backbone_, policy, views, seed)
-            self.head_: Any = head.fit_images(images, labels, setup)
-            self.history_: list[HistoryRow] = head.history_
+            head.fit_images(images, labels, TrainingSetup(backbone, policy, views, seed))
+            history = head.history_
         else:
-            assert self.backbone_ is not None  # noqa: S101 - for the type checker
+            assert backbone is not None  # noqa: S101 - for the type checker
             features = extract_views(
-                self.backbone_,
+                backbone,
                 images,
                 augmentation=policy,
                 n_views=views,
@@ -104,43 +108,50 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 store=self._store(),
                 progress=progress,
             )
-            self.head_ = fit_on_views(head, features, labels, seed)
-            self.history_ = []
+            fit_on_views(head, features, labels, seed)
             if not isinstance(head, Head):
                 # A scikit-learn classifier is saved as what it was fitted on; see fewshot.modelfile.
                 codes = np.searchsorted(head.classes_, np.repeat(labels, features.shape[1]))
-                self.support_ = (features.reshape(-1, features.shape[2]), codes)
-        self.classes_ = self.head_.classes_
+                support = (features.reshape(-1, features.shape[2]), codes)
+        self.backbone_, self.head_, self.classes_ = backbone, head, head.classes_
+        self.history_, self.support_, self.seed_ = history, support, seed
         return self
 
-    def predict_proba(self, X: Sequence[ImageLike], *, progress: Progress | None = None) -> NDArray[np.float64]:
+    def predict_proba(
+        self, X: Sequence[ImageLike] | ImageDataset, *, progress: Progress | None = None
+    ) -> NDArray[np.float64]:
         """Estimate (n, n_classes) class probabilities; rows sum to 1, columns follow ``classes_``.
 
         Raises:
             ImageError: an image cannot be read.
             NotFittedError: ``fit`` was not called.
         """
-        check_is_fitted(self)
-        images = as_sources(X)
-        if isinstance(self.head_, ImageHead):
-            proba: NDArray[np.float64] = self.head_.predict_proba_images(images)
-            return proba
-        if not len(images):
-            return np.empty((0, len(self.classes_)))
-        assert self.backbone_ is not None  # noqa: S101 - for the type checker
-        features = extract_views(self.backbone_, images, store=self._store(), progress=progress)
-        return head_proba(self.head_, features[:, 0])
+        return self._answer(X, progress)[0]
 
-    def predict(self, X: Sequence[ImageLike]) -> NDArray[Any]:
+    def predict(self, X: Sequence[ImageLike] | ImageDataset) -> NDArray[Any]:
         """Predict the (n,) labels of images.
 
         Raises:
             ImageError: an image cannot be read.
             NotFittedError: ``fit`` was not called.
         """
+        return self._answer(X)[1]
+
+    def _answer(
+        self, X: Sequence[ImageLike] | ImageDataset, progress: Progress | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Give (n, n_classes) probabilities and (n,) labels of images."""
         check_is_fitted(self)
-        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)] if len(X) else self.classes_[:0]
-        return labels
+        images = as_sources(X)
+        if not images:
+            return np.empty((0, len(self.classes_))), self.classes_[:0]
+        if isinstance(self.head_, ImageHead):
+            proba = self.head_.predict_proba_images(images)
+            return proba, self.classes_[proba.argmax(axis=1)]
+        assert self.backbone_ is not None  # noqa: S101 - for the type checker
+        features = extract_views(self.backbone_, images, store=self._store(), progress=progress)[:, 0]
+        proba, predicted = answers(self.head_, features)
+        return proba, self.classes_[predicted]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a model folder: ``config.json``, ``model.safetensors`` and ``README.md``. No pickle.
@@ -167,17 +178,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def fit_on_views(head: Any, features: NDArray[np.float32], labels: NDArray[Any], seed: int) -> Any:
     """Fit a head on (n, 1 + n_views, d) features, every view with its image's (n,) label."""
     n, views, width = features.shape
-    if "random_state" in head.get_params() and head.get_params()["random_state"] is None:
-        head.set_params(random_state=seed)
+    unseeded = [
+        name
+        for name, value in head.get_params(deep=True).items()
+        if value is None and (name == "random_state" or name.endswith("__random_state"))
+    ]
+    if unseeded:
+        head.set_params(**dict.fromkeys(unseeded, seed))
     return head.fit(features.reshape(n * views, width), np.repeat(labels, views))
 
 
-def head_proba(head: Any, features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Class probabilities (n, n_classes) of any classifier; of one that has none, 1 for the predicted class."""
-    if hasattr(head, "predict_proba"):
-        return np.asarray(head.predict_proba(features), dtype=np.float64)
+def answers(head: Any, features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Ask any classifier about features.
+
+    Returns:
+        (n, n_classes) class probabilities, of a classifier that has none 1 for the predicted class; and (n,) positions
+        of the predicted classes, which of scikit-learn's classifiers are not always the most probable ones.
+    """
     hits: NDArray[np.bool_] = np.asarray(head.predict(features))[:, None] == head.classes_[None, :]
-    return hits.astype(np.float64)
+    if hasattr(head, "predict_proba"):
+        return np.asarray(head.predict_proba(features), dtype=np.float64), hits.argmax(axis=1)
+    return hits.astype(np.float64), hits.argmax(axis=1)
 
 
 def as_seed(random_state: int | np.random.RandomState | None) -> int:
@@ -190,8 +211,9 @@ def as_seed(random_state: int | np.random.RandomState | None) -> int:
         return int(np.random.default_rng().integers(2**31))
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
-    if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)) or random_state < 0:
-        raise InvalidInputError(f"random_state={random_state!r}: needs a whole number from 0, or None.")
+    is_number = isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool)
+    if not is_number or not 0 <= random_state <= MAX_SEED:
+        raise InvalidInputError(f"random_state={random_state!r}: needs a whole number from 0 to {MAX_SEED}, or None.")
     return int(random_state)
 
 
@@ -204,11 +226,26 @@ def _images_and_labels(
         return X.sources, np.array(X.labels)
     if y is None:
         raise InvalidInputError("fit needs labels: fit(images, labels), or fit(dataset).")
-    images, labels = as_sources(X), np.asarray(y)
+    images, labels = as_sources(X), _as_labels(y)
     if labels.ndim != 1 or len(images) != len(labels):
         raise InvalidInputError(
             f"Got {len(images)} images and labels of shape {labels.shape}; give one label for each image."
         )
     if not len(images):
         raise InvalidInputError("Got no images; a classifier needs at least one image of each of 2 classes.")
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise InvalidInputError(f"Got {len(classes)} class ({classes[0]!r}); a classifier needs at least 2.")
     return images, labels
+
+
+def _as_labels(y: Sequence[Any]) -> NDArray[Any]:
+    """Turn labels into an array, refusing those that numpy would silently turn into others: None, NaN, mixed kinds."""
+    written = list(y)
+    missing = [i for i, label in enumerate(written) if is_missing(label)]
+    if missing:
+        raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
+    strings = sum(isinstance(label, str) for label in written)
+    if 0 < strings < len(written):
+        raise InvalidInputError("Labels are partly strings and partly not; make them all strings: list(map(str, y)).")
+    return np.asarray(y)

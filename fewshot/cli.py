@@ -29,7 +29,7 @@ Backbone = Annotated[
     str, typer.Option(help="Packaged name, timm model, hf-hub:, local-dir:, or several joined with +.")
 ]
 Augmentation = Annotated[str, typer.Option(help="Policy for training views; see `fewshot augmentations`.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep stored features.")]
@@ -123,10 +123,11 @@ def compare(
     json: Json = False,
 ) -> None:
     """Train strategies on the same images and compare them on images none of them saw."""
+    from fewshot.commands import prepare_folder
     from fewshot.comparison import compare as run
     from fewshot.console import Watcher, print_json, print_report, say
-    from fewshot.images.dataset import list_images
 
+    prepare_folder(out)
     with Watcher(quiet=json) as watcher:
         report = run(
             train_dir,
@@ -135,7 +136,7 @@ def compare(
             backbone=backbone,
             augmentation=augmentation,
             n_views=views,
-            unlabeled=None if unlabeled is None else list_images(unlabeled),
+            unlabeled=unlabeled,
             repeats=repeats,
             n_jobs=jobs,
             random_state=seed,
@@ -210,8 +211,9 @@ def predict(
     classes, outcomes = predict_images(model, images, strict=strict)
     predicted: list[Any] = []
     failed: list[Any] = []
+    n_predicted = 0
     if csv:
-        prediction_rows(classes, outcomes, failed)
+        n_predicted = prediction_rows(classes, outcomes, failed)
     else:
         for name, label, proba, error in outcomes:
             if error is not None:
@@ -232,7 +234,7 @@ def predict(
         )
     for _, error in failed:
         say(f"Left out: {error}")
-    if failed and not predicted and not csv:
+    if failed and not predicted and not n_predicted:
         raise typer.Exit(1)
 
 

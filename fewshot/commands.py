@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import platform
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +18,12 @@ from PIL import Image
 from fewshot.augment import load_policy
 from fewshot.classifier import FewShotClassifier
 from fewshot.comparison import check_train
-from fewshot.errors import ImageError, InvalidInputError
+from fewshot.errors import ImageError, InvalidInputError, OutputError
 from fewshot.features import check_n_views
 from fewshot.images.audit import audit
 from fewshot.images.dataset import ImageDataset, list_images
 from fewshot.images.reader import read_image
-from fewshot.modelfile import load
+from fewshot.modelfile import check_target, load
 
 Outcome: TypeAlias = "tuple[str, str, list[float], ImageError | None]"
 """(image, predicted label, probabilities, why it could not be read)."""
@@ -37,7 +38,9 @@ def fit_folder(directory: Path, output: Path, *, parameters: dict[str, Any], str
         DatasetError: a folder from which nothing can be learned.
         UnknownNameError: a head, backbone or policy nobody registered.
         InvalidInputError: a parameter out of range.
+        ModelFileError: ``output`` is something other than a model folder.
     """
+    check_target(output)
     audited = audit(ImageDataset.from_folder(directory), strict=strict)
     check_train(audited)
     classifier = FewShotClassifier(**parameters).fit(audited.dataset)
@@ -82,12 +85,13 @@ def _outcomes(classifier: FewShotClassifier, files: list[str], strict: bool) -> 
                     raise
                 errors[file] = error
         good = [file for file in block if file not in errors]
-        rows = dict(zip(good, classifier.predict_proba(good), strict=True)) if good else {}
+        rows = dict(zip(good, zip(*classifier._answer(good), strict=True), strict=True)) if good else {}
         for file in block:
             if file in errors:
                 yield file, "", [], errors[file]
             else:
-                yield file, str(classifier.classes_[rows[file].argmax()]), rows[file].tolist(), None
+                proba, label = rows[file]
+                yield file, str(label), proba.tolist(), None
 
 
 def prediction_rows(
@@ -95,19 +99,22 @@ def prediction_rows(
     outcomes: Iterable[Outcome],
     failed: list[tuple[str, ImageError]],
     stream: TextIO | None = None,
-) -> None:
-    """Write predictions as CSV as they come, and collect what failed.
+) -> int:
+    """Write predictions as CSV as they come, collect what failed, and count what did not.
 
     Columns: image, label, one per class, error (a reason code).
     """
+    n_predicted = 0
     writer = csv.writer(stream or sys.stdout)
     writer.writerow(["image", "label", *map(_guard, classes), "error"])
     for name, label, proba, error in outcomes:
         if error is None:
             writer.writerow([_guard(name), _guard(label), *(f"{p:.6f}" for p in proba), ""])
+            n_predicted += 1
         else:
             failed.append((name, error))
             writer.writerow([_guard(name), "", *[""] * len(classes), error.code])
+    return n_predicted
 
 
 def _guard(text: str) -> str:
@@ -116,12 +123,27 @@ def _guard(text: str) -> str:
     return "'" + safe if safe[:1] in ("=", "+", "-", "@", "\t", "\r") else safe
 
 
+def prepare_folder(folder: Path) -> None:
+    """Make a folder for results before they are computed, not after.
+
+    Raises:
+        OutputError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error.strerror}. Choose another folder.") from None
+
+
 def contact_sheet(image: Path, output: Path, *, policy: str, n_views: int, seed: int, size: int) -> None:
     """Draw an image (top left, squashed to a square) and its views, in training's own order, on one sheet.
 
     Raises:
         ImageError: the image cannot be read.
-        InvalidInputError: fewer than one view, a policy without views, or an output that cannot be written.
+        InvalidInputError: fewer than one view, or a policy without views.
+        OutputError: the sheet cannot be written.
     """
     views, chosen = check_n_views(n_views), load_policy(policy)
     if not chosen.has_views:
@@ -139,9 +161,7 @@ def contact_sheet(image: Path, output: Path, *, policy: str, n_views: int, seed:
         output.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(output)
     except (OSError, ValueError) as error:
-        raise InvalidInputError(
-            f"{output} cannot be written: {error}. Give a name that ends in .png or .jpg."
-        ) from None
+        raise OutputError(f"{output} cannot be written: {error}. Give a name that ends in .png or .jpg.") from None
 
 
 def diagnose() -> dict[str, str]:

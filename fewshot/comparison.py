@@ -19,13 +19,13 @@ from fewshot.augment import AugmentationLike, Policy, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone
 from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict, whole_split
-from fewshot.classifier import as_seed, fit_on_views, head_proba
+from fewshot.classifier import answers, as_seed, fit_on_views
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views, extract_views
 from fewshot.finetune.base import HistoryRow, ImageHead
 from fewshot.heads import make_head
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
-from fewshot.images.dataset import ImageDataset, find_splits
+from fewshot.images.dataset import ImageDataset, as_sources, find_splits, list_images
 from fewshot.images.reader import ImageLike
 from fewshot.report.model import ImageInfo, Report, Result, StrategyInfo
 from fewshot.report.pictures import take_pictures
@@ -56,7 +56,7 @@ def compare(
     backbone: str | Backbone = DEFAULT_BACKBONE,
     augmentation: AugmentationLike = "heavy",
     n_views: int | None = None,
-    unlabeled: Sequence[ImageLike] | None = None,
+    unlabeled: DatasetLike | Sequence[ImageLike] | None = None,
     repeats: int = 2,
     n_jobs: int = 1,
     random_state: int | np.random.RandomState | None = 0,
@@ -75,9 +75,10 @@ def compare(
         test: the same, with no class that ``train`` does not have.
         strategies: names (:func:`fewshot.list_strategies`) or :class:`Strategy` objects; all built-in ones if omitted.
         backbone: a name or a backbone.
-        augmentation: takes the place of ``"heavy"`` in strategies that augment heavily.
+        augmentation: takes the place of ``"heavy"`` in strategies that augment heavily, and in their names.
         n_views: augmented views per training image; by default 16, and fewer for more than 40 images (at least 4).
-        unlabeled: images to compare the strategies' answers on, where there is no test set.
+        unlabeled: images, or a folder of them, to compare the strategies' answers on where accuracy cannot be
+            estimated.
         repeats: of cross-validation.
         n_jobs: processes that train networks; the result does not depend on it.
         random_state: seed of everything random.
@@ -93,6 +94,8 @@ def compare(
         InvalidInputError: an argument out of range.
         DatasetError: data from which nothing can be learned.
         ImageError: with ``strict``, an unreadable image.
+
+    Where no strategies are named, those that cannot use this backbone are left out with a note.
     """
     seed = as_seed(random_state)
     prepared = _prepare(make_strategies(strategies), augmentation)
@@ -102,10 +105,12 @@ def compare(
         raise InvalidInputError(f"repeats={repeats}: needs at least 1.")
     if n_jobs < 1:
         raise InvalidInputError(f"n_jobs={n_jobs}: needs at least 1 process.")
+    others = None if unlabeled is None else _list_unlabeled(unlabeled)
     train_set, test_set = _load(train, test)
     if test_set is not None and unlabeled is not None:
         raise InvalidInputError("Give either a test set or unlabeled images: with labels, agreement says nothing more.")
     loaded = load_backbone(backbone)
+    prepared, left_out = _usable(prepared, loaded, strict=strategies not in (None, "all"))
     run = _Run(
         prepared,
         loaded,
@@ -117,11 +122,17 @@ def compare(
         on_event,
     )
     check_train(run.train)
+    run.notes += left_out
     if test_set is not None:
         return run.on_test_set(audit(test_set, strict=strict))
-    if min(run.train.dataset.counts().values()) >= 2:
-        return run.cross_validated(repeats)
-    return run.without_accuracy(unlabeled)
+    if min(run.train.dataset.counts().values()) < 2:
+        return run.without_accuracy(others)
+    if others is not None:
+        run.notes.append(
+            "The unlabelled images were not used: accuracy can be estimated by cross-validation, and says more than "
+            "agreement."
+        )
+    return run.cross_validated(repeats)
 
 
 def default_n_views(n_images: int) -> int:
@@ -184,7 +195,7 @@ class _Run:
         )
         return self._report("cross-validation", splits, None, _infos(dataset))
 
-    def without_accuracy(self, unlabeled: Sequence[ImageLike] | None) -> Report:
+    def without_accuracy(self, unlabeled: tuple[ImageLike, ...] | None) -> Report:
         """Train only, and compare answers on unlabelled images where there are any."""
         single = [name for name, count in self.train.dataset.counts().items() if count == 1]
         self.notes.append(
@@ -193,7 +204,7 @@ class _Run:
             "image of every class for cross-validation."
         )
         if unlabeled:
-            audited = audit(ImageDataset(tuple(unlabeled), ("",) * len(unlabeled)))
+            audited = audit(ImageDataset(unlabeled, ("",) * len(unlabeled)))
             other = audited.dataset
             self.notes += audited.notes
             self.notes.append(
@@ -282,12 +293,15 @@ class _Run:
         fit_on_views(head, views[split.train], labels[split.train], self.seed)
         fitted = time.perf_counter()
         queries = features.central if reuse else features.test
-        proba = head_proba(head, queries[split.test]) if queries is not None else np.empty((0, len(head.classes_)))
+        proba, predicted = np.empty((0, len(head.classes_))), np.empty(0, dtype=np.intp)
+        if queries is not None:
+            proba, predicted = answers(head, queries[split.test])
         done = time.perf_counter()
         return make_result(
             prepared.strategy.name,
             split,
             proba,
+            predicted,
             extract_seconds=extract_seconds if split.repeat == split.fold == 0 else 0.0,
             fit_seconds=fitted - start,
             predict_seconds=done - fitted + (features.test_seconds if split.repeat == split.fold == 0 else 0.0),
@@ -307,7 +321,14 @@ class _Run:
         if self.n_jobs == 1 or len(cells) == 1:
             return [
                 train_and_predict(
-                    name, prepared.head, part, queries, split, **common, on_step=lambda row: self._tell_row(name, row)
+                    name,
+                    prepared.head,
+                    part,
+                    queries,
+                    split,
+                    **common,
+                    # One curve is watched: the folds' would run into each other.
+                    on_step=(lambda row: self._tell_row(name, row)) if split is splits[0] else None,
                 )
                 for part, queries, split in cells
             ]
@@ -369,9 +390,36 @@ def _prepare(strategies: list[Strategy], augmentation: AugmentationLike) -> list
     override = load_policy(augmentation)
     prepared = []
     for strategy in strategies:
-        policy = override if strategy.augmentation == "heavy" else load_policy(strategy.augmentation)
+        policy = load_policy(strategy.augmentation)
+        if strategy.augmentation == "heavy":
+            policy = override
+            # A name must not promise what was not done.
+            stem = strategy.name.removesuffix("-heavy")
+            if stem != strategy.name:
+                strategy = replace(strategy, name=f"{stem}-{policy.name}")
         prepared.append(_Prepared(strategy, policy, make_head(strategy.head)))
     return prepared
+
+
+def _usable(prepared: list[_Prepared], backbone: Backbone, *, strict: bool) -> tuple[list[_Prepared], list[str]]:
+    """Leave out, with a note each, the strategies that cannot use a backbone; raise instead where ``strict``."""
+    usable, notes = [], []
+    for one in prepared:
+        try:
+            if one.trains:
+                one.head.check_backbone(backbone)
+            usable.append(one)
+        except InvalidInputError as error:
+            if strict:
+                raise
+            notes.append(f"{one.strategy.name} was left out: {error}")
+    return usable, notes
+
+
+def _list_unlabeled(unlabeled: DatasetLike | Sequence[ImageLike]) -> tuple[ImageLike, ...]:
+    if isinstance(unlabeled, (str, os.PathLike)):
+        return tuple(list_images(unlabeled))
+    return as_sources(unlabeled)
 
 
 def _load(train: DatasetLike, test: DatasetLike | None) -> tuple[ImageDataset, ImageDataset | None]:
@@ -380,7 +428,9 @@ def _load(train: DatasetLike, test: DatasetLike | None) -> tuple[ImageDataset, I
 
         splits = find_splits(Path(train))
         if splits:
-            return ImageDataset.from_folder(splits["train"]), ImageDataset.from_folder(splits["test"])
+            train_set = ImageDataset.from_folder(splits["train"])
+            note = f"{train} holds splits: trained on {splits['train'].name}, tested on {splits['test'].name}."
+            return replace(train_set, notes=(note, *train_set.notes)), ImageDataset.from_folder(splits["test"])
     train_set = train if isinstance(train, ImageDataset) else ImageDataset.from_folder(train)
     if test is None or isinstance(test, ImageDataset):
         return train_set, test

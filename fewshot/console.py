@@ -44,12 +44,14 @@ def print_names(title: str, rows: Iterable[tuple[str, str]]) -> None:
 
 def print_report(report: Report) -> None:
     """Print a report's table, notes and draws."""
+    from fewshot.report.markdown import population
+
     out.print(f"\n[bold]{escape(report.title)}[/bold]")
     if report.has_accuracy:
         out.print(_accuracy_table(report))
         out.print(
-            f"{len(report.test_images)} images predicted, each on its own (inductive). Intervals: 95 %, for test "
-            "images like these and exactly these training images. Differences are paired.",
+            f"{len(report.test_images)} images predicted, each on its own (inductive). {escape(population(report))} "
+            "Differences are paired. Seconds: from images to a trained classifier.",
             style="dim",
         )
     for info in report.summary():
@@ -67,11 +69,10 @@ def print_report(report: Report) -> None:
 def _accuracy_table(report: Report) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("strategy", no_wrap=True)
-    table.add_column("accuracy %", justify="right", no_wrap=True)
     baseline = report.baselines[-1]
-    table.add_column(f"minus {baseline}", justify="right", no_wrap=True)
-    table.add_column("log-loss", justify="right", no_wrap=True)
-    table.add_column("fit s", justify="right", no_wrap=True)
+    # Numbers may wrap: on a narrow terminal that is better than losing digits.
+    for name in ("accuracy %", f"minus {baseline}", "log-loss", "seconds"):
+        table.add_column(escape(name), justify="right", overflow="fold")
     rows = report.summary()
     best = max((row.accuracy.value for row in rows if row.accuracy), default=0.0)
     for row in rows:
@@ -82,7 +83,7 @@ def _accuracy_table(report: Report) -> Table:
             _interval(row.accuracy),
             _interval(row.differences[baseline], sign=True) if baseline in row.differences else "",
             f"{row.log_loss:.2f}",
-            f"{row.extract_seconds + row.fit_seconds:.1f}",
+            f"{row.training_seconds:.1f}",
             style="bold" if row.accuracy.value == best else None,
         )
     return table
@@ -92,10 +93,10 @@ def _draws_table(report: Report) -> Table:
     table = Table(
         title="\nHow much depends on which photos were drawn", title_justify="left", box=None, padding=(0, 2, 0, 0)
     )
-    for name in ("strategy", "draws", "mean accuracy %", "5-95 %"):
-        table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
     baseline = report.baselines[-1]
-    table.add_column(f"minus {baseline}", justify="right", no_wrap=True)
+    table.add_column("strategy", no_wrap=True)
+    for name in ("draws", "mean accuracy %", "5-95 %", f"minus {baseline}"):
+        table.add_column(escape(name), justify="right", overflow="fold")
     for strategy, count, mean, low, high, differences in report.draws_summary():
         table.add_row(
             escape(strategy),
@@ -112,7 +113,7 @@ def _agreement_table(report: Report) -> Table:
     table = Table(title=f"Agreement on {len(report.test_images)} unlabelled images, %", title_justify="left", box=None)
     table.add_column("")
     for name in names:
-        table.add_column(escape(name), justify="right")
+        table.add_column(escape(name), justify="right", overflow="fold")
     for a in names:
         table.add_row(escape(a), *(f"{100 * report.agreement(a, b):.0f}" for b in names))
     return table

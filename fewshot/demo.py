@@ -16,6 +16,7 @@ from fewshot.augment import load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.cells import Event, OnEvent, train_and_predict, whole_split
 from fewshot.classifier import fit_on_views
+from fewshot.commands import prepare_folder
 from fewshot.comparison import compare
 from fewshot.errors import InvalidInputError
 from fewshot.features import extract_views
@@ -69,7 +70,7 @@ def run_demo(
         k_shot: training photos of each.
         n_views: augmented views per photo.
         seed: of every draw.
-        deadline: ``time.monotonic()`` after which no further draw is begun by strategies that train a network.
+        deadline: ``time.monotonic()`` after which strategies that train a network begin no draw but the first.
         on_event: called with progress.
 
     Raises:
@@ -119,7 +120,7 @@ def _choose_classes(train: ImageDataset, classes: Sequence[str], n_way: int, k_s
 
 def _write_photos(photos: ImageDataset, out: Path) -> list[Path]:
     """Write the training photos as they are, for the person to look at."""
-    out.mkdir(parents=True, exist_ok=True)
+    prepare_folder(out)
     paths = []
     for source, name in zip(photos.sources, photos.names, strict=True):
         assert isinstance(source, bytes)  # noqa: S101 - for the type checker: the fruits come as JPEG bytes
@@ -144,12 +145,15 @@ def _many_draws(
     pool, queries = _pool(train, in_play, k_shot, seed), _only(test, in_play)
     draws = [_draw(pool, queries, in_play, n_way, k_shot, seed, index) for index in range(N_DRAWS)]
     results = _frozen_draws(pool, queries, draws, n_views, seed, on_event)
-    results += _trained_draws(pool, queries, draws, n_views, seed, deadline, on_event)
+    trained = _trained_draws(pool, queries, draws, n_views, seed, deadline, on_event)
+    results += trained
+    counts = ", ".join(f"{one.strategy} {len(one.indices)}" for one in trained)
     which = f"{n_way} of {len(in_play)} fruits" if names is None else "the same fruits"
     note = (
         f"Each draw takes {which} and {k_shot} photo{'s' if k_shot > 1 else ''} of each, from a pool of {len(pool)} "
         f"training photos, and is tested on all held-out photos of its fruits. Strategies on frozen features: "
-        f"{N_DRAWS} draws; those that train a network: the first of these draws, as many as fitted the time."
+        f"{N_DRAWS} draws; those that train a network: the first of these draws, as many as fitted the time ({counts})."
+        " The intervals of the means speak of draws from this pool, tested on these photos."
     )
     return tuple(sorted(results, key=lambda r: list(STRATEGIES).index(r.strategy))), note
 
@@ -211,9 +215,10 @@ def _trained_draws(
     strategies = {strategy.name: strategy for strategy in _strategies(trains=True)}
 
     def run(task: tuple[str, int]) -> float | None:
-        if time.monotonic() > deadline:
-            return None
         name, index = task
+        # One draw at least: nothing at all would leave nothing to compare with.
+        if index > 0 and time.monotonic() > deadline:
+            return None
         train, test = pool.subset(draws[index].support), queries.subset(draws[index].query)
         result = train_and_predict(
             name,

@@ -9,6 +9,7 @@
     ├── DatasetError          (ValueError)    a folder, CSV or list from which nothing can be learned
     ├── WeightsNotFoundError  (RuntimeError)  pretrained weights that are neither here nor reachable
     ├── ModelFileError        (RuntimeError)  a model folder that cannot or must not be loaded
+    ├── OutputError           (RuntimeError)  a file or folder that cannot be written
     └── MissingExtraError     (ImportError)   an optional dependency, with the command that installs it
 
 A message says what was received, what was needed, and what to do next.
@@ -57,6 +58,10 @@ class WeightsNotFoundError(FewshotError, RuntimeError):
 
 class ModelFileError(FewshotError, RuntimeError):
     """A model folder that cannot, or must not, be loaded."""
+
+
+class OutputError(FewshotError, RuntimeError):
+    """A file or folder that cannot be written."""
 
 
 class MissingExtraError(FewshotError, ImportError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,19 @@ from fewshot.heads.base import Head
 
 SCHEMA_VERSION = 1
 _MAX_CONFIG_BYTES = 16 << 20
+_FILES = frozenset(("config.json", "model.safetensors", "README.md"))
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib")
 
 
 def save(classifier: FewShotClassifier, path: str | os.PathLike[str]) -> None:
-    """Write a fitted classifier to a folder, all of it or nothing.
+    """Write a fitted classifier to a folder, all of it or nothing; an older model there is replaced.
 
     A head of this package is saved as its tensors. A scikit-learn classifier has no form that is safe to load, so its
     training features are saved and it is fitted again on loading.
 
     Raises:
         NotFittedError: ``fit`` was not called.
-        ModelFileError: the head cannot be described, or the folder cannot be written.
+        ModelFileError: the model could not be loaded again, the folder holds something else, or cannot be written.
     """
     from sklearn.utils.validation import check_is_fitted
 
@@ -57,17 +58,22 @@ def save(classifier: FewShotClassifier, path: str | os.PathLike[str]) -> None:
         "head": head,
         "augmentation": policy.name,
         "n_views": int(classifier.n_views),
+        "random_state": classifier.seed_,
         "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
     }
     if classifier.classes_.dtype.kind not in "iufbU":
         if not all(isinstance(name, str) for name in classifier.classes_):
             raise ModelFileError(f"Labels of type {classifier.classes_.dtype} cannot be saved; use strings or numbers.")
         config["class_dtype"] = "str"
-    _write_folder(Path(path), config, tensors)
+    check_target(path)
+    _check_restorable(config, tensors)
+    _write_folder(Path(os.path.realpath(path)), config, tensors)
 
 
 def load(path: str | os.PathLike[str]) -> FewShotClassifier:
     """Read a classifier back from the folder that :meth:`FewShotClassifier.save` wrote.
+
+    It predicts as before. An augmentation of one's own is not saved, so fitting it again would train without one.
 
     Raises:
         ModelFileError: no such folder, a file missing, damaged or of a newer version; weights of the backbone other
@@ -104,9 +110,13 @@ def _describe_head(classifier: FewShotClassifier) -> tuple[dict[str, Tensor], di
     head = classifier.head_
     parameters = head.get_params(deep=False)
     try:
-        parameters = json.loads(json.dumps(parameters))
+        written = json.loads(json.dumps(parameters))
     except TypeError:
-        raise ModelFileError(f"{head!r} has a parameter that cannot be written as text; it cannot be saved.") from None
+        written = None
+    # JSON has only strings as keys, and lists for tuples; lists do as well.
+    if written != {k: list(v) if isinstance(v, tuple) else v for k, v in parameters.items()}:
+        raise ModelFileError(f"{head!r} has a parameter that JSON cannot hold; it cannot be saved.")
+    parameters = written
     if isinstance(head, (Head, ImageHead)):
         names = [name for name in HEADS if HEADS.load(name) is type(head)]
         if not names:
@@ -115,11 +125,26 @@ def _describe_head(classifier: FewShotClassifier) -> tuple[dict[str, Tensor], di
         return {k: v.contiguous() for k, v in tensors.items()}, {"name": names[0], "parameters": parameters}
     if type(head) is not _sklearn_classifiers().get(type(head).__name__):
         raise ModelFileError(f"{type(head).__name__} is neither a head of this package nor one of scikit-learn's own.")
+    assert classifier.support_ is not None  # noqa: S101 - for the type checker: fit keeps it for such heads
     features, codes = classifier.support_
     return (
         {"features": torch.from_numpy(features), "codes": torch.from_numpy(codes)},
         {"sklearn": type(head).__name__, "parameters": parameters},
     )
+
+
+def _check_restorable(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a model that could be saved and never loaded."""
+    try:
+        backbone = None if config["backbone"] is None else load_backbone(config["backbone"])
+        if backbone is not None and backbone.fingerprint != config["backbone_fingerprint"]:
+            raise ModelFileError(f"the name {config['backbone']!r} brings other weights")
+        _restore(config, tensors, backbone)
+    # Whatever it is that fails now would fail at loading.
+    except Exception as error:
+        raise ModelFileError(
+            f"The model cannot be saved, because it could not be loaded again: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _restore(config: dict[str, Any], tensors: Mapping[str, Tensor], backbone: Backbone | None) -> FewShotClassifier:
@@ -131,7 +156,9 @@ def _restore(config: dict[str, Any], tensors: Mapping[str, Tensor], backbone: Ba
         head=description.get("name", "linear-probe"),
         augmentation=augmentation,
         n_views=config["n_views"],
+        random_state=config["random_state"],
     )
+    classifier.support_, classifier.seed_ = None, config["random_state"]
     head: Any
     if "sklearn" in description:
         found = _sklearn_classifiers().get(description["sklearn"])
@@ -199,6 +226,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         "head": dict,
         "augmentation": str,
         "n_views": int,
+        "random_state": int,
         "tensors": dict,
         "fewshot": str,
     }
@@ -209,24 +237,51 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return checked
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse to replace anything but an older model, and to write where nothing can be written.
+
+    Raises:
+        ModelFileError: the path is something else than a model folder or an empty one, or cannot be written.
+    """
+    folder = Path(os.path.realpath(path))
+    parent = next((parent for parent in folder.parents if parent.exists()), folder)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ModelFileError(f"{path} cannot be written: {parent} is no folder that can be written to.")
+    if not folder.exists():
+        return
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else None
+    if names is None or (names and not (names <= _FILES and _is_model(folder))):
+        raise ModelFileError(
+            f"{path} exists and is not a model folder, or holds other files as well; choose another name, it is not "
+            "overwritten."
+        )
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"schema", "fewshot"} <= set(config)
+
+
 def _write_folder(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    if path.exists() and not (path.is_dir() and ((path / "config.json").exists() or not any(path.iterdir()))):
-        raise ModelFileError(f"{path} exists and is not a model folder; choose another name, it is not overwritten.")
+    # Built beside its place and moved there: a reader sees the old model or the new one, never half of one.
+    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        # Built beside its place and moved there: a reader sees the old model or the new one, never half of one.
-        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be written: {error}") from None
-    try:
+        fresh.mkdir(parents=True)
         (fresh / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         save_file(tensors, fresh / "model.safetensors")
         (fresh / "README.md").write_text(_readme(config), encoding="utf-8")
-        fresh.chmod(0o755)
         old = fresh.with_name(fresh.name + "-old")
         if path.exists():
             path.rename(old)
-        fresh.rename(path)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be written: {error}") from None

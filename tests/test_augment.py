@@ -1,6 +1,9 @@
 """Every registered policy: a view depends on image, index and seed alone."""
 
+import os
 import random
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -297,3 +300,31 @@ def test_a_users_pipeline_that_fails_says_on_which_image():
     policy = load_policy(A.Compose([A.RandomCrop(500, 500, pad_if_needed=False)]))
     with pytest.raises(InvalidInputError, match="40x30 pixels"):
         policy.view(np.zeros((30, 40, 3), np.uint8), index=1, seed=0, size=224)
+
+
+def test_an_edited_transform_is_another_policy():
+    """Features of the old one must not be found under the new one's key."""
+
+    def transform(method):
+        return type("Mine", (A.ImageOnlyTransform,), {"apply": method})
+
+    inverted = transform(lambda self, img, **_: 255 - img)
+    kept = transform(lambda self, img, **_: img)
+    specs = [load_policy(A.Compose([kind()])).spec for kind in (inverted, kept, transform(lambda self, img, **_: img))]
+    assert specs[0] != specs[1] == specs[2]
+
+
+def test_a_custom_transform_has_the_same_spec_in_every_process():
+    code = (
+        "import albumentations as A; from fewshot.augment import load_policy\n"
+        "class Mine(A.ImageOnlyTransform):\n"
+        "    def apply(self, img, **params): return img if {'a', 'b', 'c'} & set(params) else 255 - img\n"
+        "print(load_policy(A.Compose([A.OneOf([Mine()])])).spec)"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "random"}
+    outputs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
+        for _ in range(3)
+    }
+    assert len(outputs) == 1
+    assert "Mine" in outputs.pop()

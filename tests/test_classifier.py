@@ -1,8 +1,11 @@
 """FewShotClassifier: one estimator for every head, and a scikit-learn citizen."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import albumentations as A
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
@@ -11,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 
-from fewshot import FewShotClassifier, ImageDataset, ImageError, list_heads, read_image
+from fewshot import FewShotClassifier, ImageDataset, ImageError, list_heads, load_backbone, read_image
 from fewshot.errors import InvalidInputError, UnknownNameError
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.finetune.strategies import FineTune
@@ -48,6 +51,67 @@ def test_real_photos_are_told_apart_from_one_example_each(two_fruits):
     train, test = two_fruits
     classifier = FewShotClassifier(n_views=4).fit(train.subset([0, 4]))
     assert np.mean(classifier.predict(test.sources) == np.array(test.labels)) >= 0.9
+
+
+def test_a_fit_that_fails_changes_nothing(two_fruits):
+    train, test = two_fruits
+    fresh = FewShotClassifier(augmentation=None)
+    broken = [*train.sources[:3], b"broken"]
+    with pytest.raises(ImageError):
+        fresh.fit(broken, ["a", "b", "a", "b"])
+    with pytest.raises(NotFittedError):
+        fresh.predict(test.sources)
+    fresh.fit(train)
+    before = fresh.predict_proba(test)
+    with pytest.raises(ImageError):
+        fresh.set_params(backbone="efficientnet_lite2").fit(broken, ["a", "b", "a", "b"])
+    np.testing.assert_array_equal(fresh.predict_proba(test), before)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", None, "b", "a"], "missing, the first at 1"),
+        (["a", "b", float("nan"), "a"], "missing, the first at 2"),
+        ([1, "b", 1, "b"], "partly strings"),
+        (["a"] * 4, "at least 2"),
+    ],
+)
+def test_labels_that_numpy_would_silently_change_are_refused(labels, message, two_fruits):
+    for head in ("linear-probe", KNeighborsClassifier(1)):
+        with pytest.raises(InvalidInputError, match=message):
+            FewShotClassifier(head=head, augmentation=None).fit(two_fruits[0].sources[:4], labels)
+
+
+@pytest.mark.parametrize("images", ["photo.jpg", np.zeros((4, 4, 3), dtype=np.uint8)])
+def test_one_image_in_place_of_a_list_is_understood(images, two_fruits):
+    classifier = FewShotClassifier(augmentation=None).fit(two_fruits[0])
+    with pytest.raises(InvalidInputError, match="give a list"):
+        classifier.predict(images)
+
+
+def test_images_may_come_from_a_generator_or_a_data_set(two_fruits):
+    train, test = two_fruits
+    classifier = FewShotClassifier(augmentation=None).fit(train)
+    expected = classifier.predict(list(test.sources)).tolist()
+    assert classifier.predict(test).tolist() == classifier.predict(s for s in test.sources).tolist() == expected
+    assert load_backbone("efficientnet_lite0").extract(test).shape == (len(test), 1280)
+
+
+def test_threads_that_predict_at_once_get_what_each_would_alone(two_fruits):
+    classifier = FewShotClassifier(augmentation=None, cache=False).fit(two_fruits[0])
+    alone = classifier.predict_proba(two_fruits[1].sources)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        for proba in pool.map(lambda _: classifier.predict_proba(two_fruits[1].sources), range(8)):
+            np.testing.assert_array_equal(proba, alone)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True])
+def test_a_seed_out_of_range_is_refused(seed, two_fruits):
+    with pytest.raises(InvalidInputError, match="random_state"):
+        FewShotClassifier(random_state=seed).fit(two_fruits[0])
 
 
 def test_labels_of_any_kind_come_back(two_fruits):

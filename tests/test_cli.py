@@ -152,7 +152,7 @@ def test_augment_draws_the_image_and_the_views_that_training_would_use(run, two_
     view = load_policy("heavy").view(fewshot.read_image(photo), index=4, seed=2, size=64)
     np.testing.assert_array_equal(picture[2 + 66 : 66 + 66, 2 + 66 : 66 + 66], view)
     code, _, errors = run("augment", photo, "-o", tmp_path / "sheet.xyz")
-    assert (code, ".png" in errors) == (2, True)
+    assert (code, ".png" in errors) == (1, True)
     assert run("augment", photo, "--policy", "none")[0] == 2
 
 
@@ -234,3 +234,39 @@ def test_colours_and_bars_only_on_a_terminal(fruit_folder, tmp_path):
 
 def test_the_version_is_shown(run):
     assert run("--version")[1].strip() == f"fewshot {fewshot.__version__}"
+
+
+@pytest.mark.parametrize("command", ["compare", "demo", "fit"])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(command, run, fruit_folder, tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    arguments = {
+        "compare": ["compare", fruit_folder, "--out", file],
+        "demo": ["demo", "--out", file],
+        "fit": ["fit", fruit_folder, "-o", file / "model"],
+    }[command]
+    code, _, errors = run(*arguments)
+    assert code == 1
+    assert "written" in errors
+    assert "done" not in errors
+    assert file.read_bytes() == b"x"
+
+
+def test_predict_fails_where_nothing_could_be_predicted_in_every_format(run, fruit_folder, tmp_path):
+    run("fit", fruit_folder, "-o", tmp_path / "model", "--augmentation", "none")
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    for option in ([], ["--csv"], ["--json"]):
+        assert run("predict", tmp_path / "model", tmp_path / "bad.jpg", *option)[0] == 1
+
+
+def test_the_table_keeps_its_digits_on_a_narrow_terminal(run, fruit_folder, tmp_path, monkeypatch):
+    from fewshot import console
+
+    monkeypatch.setattr(console.out, "width", 50)
+    _, printed, _ = run("compare", fruit_folder, "--strategies", "simple-cnn,prototypical", "--out", tmp_path / "o")
+    assert "…" not in printed
+
+
+def test_python_m_fewshot_is_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "fewshot", "--version"], capture_output=True, text=True, check=True)
+    assert fewshot.__version__ in done.stdout

@@ -6,8 +6,8 @@ import pytest
 from fewshot.augment import load_policy
 from fewshot.errors import InvalidInputError
 from fewshot.features import extract_views
-from fewshot.finetune.trainer import single_thread
 from fewshot.store import FeatureStore
+from fewshot.threads import single_thread
 
 
 @pytest.fixture(scope="module")

@@ -218,10 +218,37 @@ def test_fine_tune_of_joined_backbones_is_refused_with_an_alternative(two_fruits
         fit(FineTune(), two_fruits[0], setup)
 
 
-def test_fine_tune_of_single_images_without_views_says_what_it_needs(two_fruits):
-    classifier = FewShotClassifier(head="fine-tune", augmentation="none")
-    with pytest.raises(InvalidInputError, match="augmentation="):
-        classifier.fit(two_fruits[0].subset([0, 4]))
+def test_fine_tune_of_single_images_without_views_is_the_linear_probe(two_fruits):
+    pair = two_fruits[0].subset([0, 4])
+    tuned, probe = (
+        FewShotClassifier(head=head, augmentation="none").fit(pair) for head in ("fine-tune", "linear-probe")
+    )
+    assert tuned.head_.learning_rate_ == 0
+    assert "no evidence" in tuned.head_.note_
+    np.testing.assert_allclose(tuned.predict_proba(two_fruits[1]), probe.predict_proba(two_fruits[1]), atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_fine_tune_runs_where_its_network_does(two_fruits):
+    on = {}
+    for device in ("cpu", "cuda"):
+        classifier = FewShotClassifier(load_backbone("efficientnet_lite0", device=device), "fine-tune", n_views=2)
+        on[device] = classifier.fit(two_fruits[0]).predict_proba(two_fruits[1])
+    np.testing.assert_allclose(on["cuda"], on["cpu"], atol=0.02)
+
+
+def test_the_tuned_baseline_sees_a_new_view_in_each_pass_as_far_as_memory_allows(two_fruits, monkeypatch):
+    from fewshot.finetune import simple_cnn
+
+    sources, codes = two_fruits[0].sources[:2], np.array([0, 1])
+    pixels, labels = TunedSimpleCNNHead(passes=5)._views(sources, codes, SETUP)
+    assert len(pixels) == len(labels) == 2 * (1 + 5)
+    picture = read_image(sources[1])
+    np.testing.assert_array_equal(pixels[6], simple_cnn.squash(picture))
+    np.testing.assert_array_equal(pixels[8], SETUP.policy.view(picture, index=2, seed=0, size=256))
+    assert labels.tolist() == [0] * 6 + [1] * 6
+    monkeypatch.setattr(simple_cnn, "_VIEWS_BYTES", 2 * 4 * 3 * 256**2)
+    assert len(TunedSimpleCNNHead(passes=5)._views(sources, codes, SETUP)[0]) == 2 * 4
 
 
 def test_few_images_of_each_class_are_validated_on_whole_images(backbone, two_fruits):

@@ -80,6 +80,44 @@ def test_an_old_model_is_replaced_and_anything_else_kept(saved, two_fruits, tmp_
     assert (precious / "a.jpg").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize("config", ['{"name": "my web app"}', '{"schema": 1, "fewshot": "0.1.0"}', "[]", "not JSON"])
+def test_another_projects_folder_is_never_taken_for_a_model(config, saved, tmp_path):
+    folder = tmp_path / "project"
+    (folder / "src").mkdir(parents=True)
+    (folder / "config.json").write_text(config)
+    (folder / "src/app.py").write_text("precious")
+    with pytest.raises(ModelFileError, match="not overwritten"):
+        saved[0].save(folder)
+    assert (folder / "src/app.py").read_text() == "precious"
+
+
+def test_a_link_to_a_model_stays_a_link(saved, tmp_path):
+    classifier, folder = saved
+    (tmp_path / "link").symlink_to(folder)
+    classifier.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model"]
+    assert fewshot.load(tmp_path / "link").classes_.tolist() == classifier.classes_.tolist()
+
+
+def test_a_model_that_could_not_be_loaded_again_is_not_saved(two_fruits, tmp_path, backbone):
+    import copy
+
+    nameless = copy.copy(backbone)
+    nameless.spec = "mine"
+    for part in ({"backbone": nameless}, {"head": LogisticRegression(class_weight={0: 1, 1: 5})}):
+        classifier = FewShotClassifier(augmentation=None, **part)
+        classifier.fit(two_fruits[0].sources, [0] * 4 + [1] * 4)
+        with pytest.raises(ModelFileError, match="cannot be saved"):
+            classifier.save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_seed_is_kept(two_fruits, tmp_path):
+    FewShotClassifier(augmentation="none", random_state=7).fit(two_fruits[0]).save(tmp_path / "model")
+    assert fewshot.load(tmp_path / "model").random_state == 7
+
+
 def test_an_unfitted_classifier_is_not_saved(tmp_path):
     with pytest.raises(NotFittedError):
         FewShotClassifier().save(tmp_path / "model")

@@ -92,6 +92,7 @@ def make_report(
                         fold,
                         test,
                         tuple(tuple(p) for p in proba[list(test)].tolist()),
+                        tuple(proba[list(test)].argmax(axis=1).tolist()),
                         extract_seconds=0.5,
                         fit_seconds=1.25,
                         predict_seconds=0.1,
@@ -237,7 +238,7 @@ def test_json_gives_the_report_back(report, tmp_path):
 def test_html_shows_the_figures_of_the_summary(report):
     rows = [[cell.strip() for cell in row] for row in Page(report.to_html()).rows]
     for row in report.summary():
-        expected = [row.setting, show_seconds(row.fit_seconds)]
+        expected = [row.setting, show_seconds(row.training_seconds)]
         if report.has_accuracy:
             shown = [show_difference(row.differences[b]) if b in row.differences else "–" for b in report.baselines]
             figures = [percent(row.balanced_accuracy), f"{row.log_loss:.3f}", str(row.n_test)]
@@ -260,7 +261,7 @@ def test_markdown_shows_the_figures_of_the_summary(report, tmp_path):
             shown = [show_difference(row.differences[b]) if b in row.differences else "–" for b in report.baselines]
             assert cells[5:-2] == shown
         assert cells[-2] == row.setting
-        assert float(cells[-1]) == pytest.approx(row.fit_seconds, abs=0.51)
+        assert float(cells[-1]) == pytest.approx(row.training_seconds, abs=0.51)
 
 
 def test_marks_lie_inside_their_pictures(report):

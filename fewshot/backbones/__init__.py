@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import TYPE_CHECKING
 
 from fewshot.errors import InvalidInputError
@@ -55,8 +56,9 @@ def load_backbone(spec: str | Backbone = DEFAULT_BACKBONE, *, device: str | None
 
 @functools.lru_cache(maxsize=4)
 def _load(spec: str, device: str) -> Backbone:
-    # A folder's name may hold a '+', so only names are split.
-    parts = [spec] if spec.startswith(("local-dir:", "hf-hub:")) else [part.strip() for part in spec.split("+")]
+    # A folder's name may hold a '+' of its own.
+    is_folder = spec.startswith("local-dir:") and os.path.isdir(spec.removeprefix("local-dir:"))
+    parts = [spec] if is_folder else [part.strip() for part in spec.split("+")]
     if not all(parts):
         raise InvalidInputError(f"backbone={spec!r} has an empty name; write for example 'efficientnet_lite0'.")
     if len(parts) == 1:

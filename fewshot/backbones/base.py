@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fewshot.images.dataset import as_sources
 from fewshot.images.reader import ImageLike, read_image
+from fewshot.threads import workers
 
 Rows: TypeAlias = "NDArray[Any]"
 Progress: TypeAlias = "Callable[[int, int], None]"
@@ -140,7 +141,6 @@ def map_batches(
         (position of the batch's first picture, its rows), without the rows that were filled up.
     """
     import joblib
-    import torch
 
     def work(start: int) -> tuple[int, Rows]:
         pictures = [make() for make in render[start : start + batch_size]]
@@ -148,22 +148,20 @@ def map_batches(
         rows = compute(np.stack(pictures + [pictures[-1]] * missing))
         return start, rows[: batch_size - missing]
 
-    workers = int(joblib.cpu_count())
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    n_workers = int(joblib.cpu_count())
+    with workers(n_workers) as pool:
         waiting: deque[Future[tuple[int, Rows]]] = deque()
         starts = iter(range(0, len(render), batch_size))
         try:
             for start in starts:
                 waiting.append(pool.submit(work, start))
-                if len(waiting) >= 2 * workers:
+                if len(waiting) >= 2 * n_workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
-            torch.set_num_threads(threads)
 
 
 def shifted(progress: Progress, offset: int, total: int) -> Progress:

@@ -54,6 +54,13 @@ class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ign
     classes_: NDArray[Any]
     history_: list[HistoryRow]
 
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Refuse a backbone the head cannot use.
+
+        Raises:
+            InvalidInputError: with what to use instead.
+        """
+
     def fit_images(self, images: Sequence[ImageLike], y: NDArray[Any], setup: TrainingSetup) -> Self:
         """Train on images with (n,) labels.
 

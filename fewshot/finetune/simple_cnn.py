@@ -18,11 +18,15 @@ from torch import Tensor, nn
 
 from fewshot.backbones.base import Backbone, map_batches
 from fewshot.finetune.base import ImageHead, TrainingSetup
-from fewshot.finetune.trainer import Batch, balanced_batches, single_thread, train, warm_up_and_decay
-from fewshot.images.reader import ImageLike, decode, read_image, read_payload
+from fewshot.finetune.trainer import Batch, balanced_batches, train, warm_up_and_decay
+from fewshot.images.reader import ImageLike, read_image
+from fewshot.threads import single_thread
 
 IMAGE_SIZE = 256
 """Side of SimpleCNN's input in pixels."""
+
+_VIEWS_BYTES = 1 << 30
+"""Rendered views stay below this; with many images each gets fewer."""
 
 _INITIALISING = threading.Lock()
 
@@ -137,6 +141,8 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
     """The same network given a fair chance: augmented views, enough steps, a schedule, weight decay.
 
     AdamW with a warm-up and cosine decay, batches balanced over classes, inputs centred, a little label smoothing.
+    Each pass sees another view of an image as far as memory allows, and at least as many as the setup says: beside a
+    training step a view costs little.
     The values were chosen on training images of three data sets (``benchmarks/README.md``).
 
     Args:
@@ -191,18 +197,15 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
         self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Render every image and its views once: (m, 256, 256, 3) pixels and (m,) class positions."""
-        pixels: list[NDArray[np.uint8]] = []
-        labels: list[int] = []
-        for image, code in zip(images, codes, strict=True):
-            picture = decode(read_payload(image))
-            pixels.append(squash(picture))
-            if setup.policy.has_views:
-                pixels += [
-                    setup.policy.view(picture, index=index, seed=setup.seed, size=IMAGE_SIZE)
-                    for index in range(1, setup.n_views + 1)
-                ]
-            labels += [int(code)] * (len(pixels) - len(labels))
-        return np.stack(pixels), np.array(labels, dtype=np.int64)
+        affordable = _VIEWS_BYTES // (3 * IMAGE_SIZE**2 * len(images)) - 1
+        views = max(1, min(max(setup.n_views, self.passes), affordable)) if setup.policy.has_views else 0
+        pixels = np.empty((len(images), 1 + views, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+        for rows, image in zip(pixels, images, strict=True):
+            picture = read_image(image)
+            rows[0] = squash(picture)
+            for index in range(1, views + 1):
+                rows[index] = setup.policy.view(picture, index=index, seed=setup.seed, size=IMAGE_SIZE)
+        return pixels.reshape(-1, *pixels.shape[2:]), np.repeat(codes, 1 + views)
 
 
 def squash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

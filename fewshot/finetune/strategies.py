@@ -8,7 +8,6 @@ arXiv:2204.07305 (few steps, the learning rate chosen on the support images, wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +25,7 @@ from fewshot.finetune.trainer import balanced_batches, train
 from fewshot.heads.base import check_positive, l2_normalise
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.images.reader import ImageLike, read_image, read_payload
+from fewshot.threads import workers
 
 # Stored maps stay below this; with many images each gets fewer views.
 _MAPS_BYTES = 1 << 30
@@ -93,27 +93,36 @@ class FineTune(ImageHead):
         self.batch_size = batch_size
         self.C = C
 
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Refuse joined backbones, and networks whose last stage is not known."""
+        self._bind(backbone)
+
     def _train(self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup) -> None:
         for rate in self.learning_rates:
             check_positive("learning_rates", rate)
         self._bind(setup.backbone)
         examples = self._run_trunk(images, codes, setup)
         held_out = _held_out(examples, np.random.default_rng([setup.seed, 1]))
-        part, rest = examples.pick(~held_out), examples.pick(held_out)
         rates = [0.0, *(float(rate) for rate in self.learning_rates)]
-        # One thread each: candidates run side by side, and sums are added in the same order on every machine.
-        before = torch.get_num_threads()
-        with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            outcomes = list(pool.map(lambda rate: self._candidate(part, rest, rate, setup), rates))
-            self.learning_rate_ = _choose(rates, [losses for losses, _ in outcomes])
-            self.validation_ = {rate: float(losses.mean()) for rate, (losses, _) in zip(rates, outcomes, strict=True)}
+        outcomes: list[tuple[NDArray[np.float64], list[HistoryRow]]] = []
+        self.learning_rate_, self.validation_ = 0.0, {}
+        # Candidates run side by side.
+        with workers(2) as pool:
+            if held_out.any():
+                part, rest = examples.pick(~held_out), examples.pick(held_out)
+                outcomes = list(pool.map(lambda rate: self._candidate(part, rest, rate, setup), rates))
+                self.learning_rate_ = _choose(rates, [losses for losses, _ in outcomes])
+                means = [float(losses.mean()) for losses, _ in outcomes]
+                self.validation_ = dict(zip(rates, means, strict=True))
             self.model_, curve = pool.submit(self._tune, examples, self.learning_rate_, setup, "final").result()
-        torch.set_num_threads(before)
-        self.note_ = (
-            f"trained the last stage at learning rate {self.learning_rate_:g}, which the held-out evidence prefers"
-            if self.learning_rate_
-            else "kept the un-tuned model: no learning rate is clearly better on the held-out evidence"
-        )
+        if self.learning_rate_:
+            self.note_ = (
+                f"trained the last stage at learning rate {self.learning_rate_:g}, which the held-out evidence prefers"
+            )
+        elif outcomes:
+            self.note_ = "kept the un-tuned model: no learning rate is clearly better on the held-out evidence"
+        else:
+            self.note_ = "kept the un-tuned model: one image of a class without augmented views leaves no evidence"
         for row in [row for _, rows in outcomes for row in rows] + curve:
             self._record(row, setup)
 
@@ -124,6 +133,7 @@ class FineTune(ImageHead):
                 "Use 'linear-probe' with joined backbones."
             )
         self._split = SplitNetwork(backbone.networks[0])
+        self._device = self._split.network.device
 
     def _run_trunk(self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup) -> _Examples:
         network = self._split.network
@@ -147,7 +157,7 @@ class FineTune(ImageHead):
         """Train on one part of the evidence; return the log-loss of each held-out image on the other."""
         model, curve = self._tune(part, rate, setup, f"rate {rate:g}")
         with torch.inference_mode():
-            logits = torch.cat([model(chunk) for chunk in torch.split(rest.maps, 32)]).double()
+            logits = torch.cat([model(chunk.to(self._device)).cpu() for chunk in torch.split(rest.maps, 32)]).double()
         losses = _losses_at_best_temperature(logits, torch.from_numpy(rest.codes)).numpy()
         per_image = np.bincount(rest.images, losses) / np.maximum(np.bincount(rest.images), 1)
         losses = per_image[np.unique(rest.images)]
@@ -160,8 +170,8 @@ class FineTune(ImageHead):
         """Solve the linear probe, then train tail and classifier together at ``rate``."""
         tail = self._split.new_tail()
         with torch.inference_mode():
-            features = torch.cat([tail(chunk) for chunk in torch.split(examples.maps, 32)])
-        model = TunedModel(tail, _linear_probe(features, examples.codes, self.C))
+            features = torch.cat([tail(chunk.to(self._device)).cpu() for chunk in torch.split(examples.maps, 32)])
+        model = TunedModel(tail, _linear_probe(features, examples.codes, self.C)).to(self._device)
         curve: list[HistoryRow] = []
         if rate > 0:
             order = balanced_batches(
@@ -174,7 +184,10 @@ class FineTune(ImageHead):
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.steps)
             train(
                 model,
-                ((examples.maps[chosen], torch.from_numpy(examples.codes[chosen])) for chosen in order),
+                (
+                    (examples.maps[chosen].to(self._device), torch.from_numpy(examples.codes[chosen]).to(self._device))
+                    for chosen in order
+                ),
                 optimizer,
                 scheduler=scheduler,
                 on_step=lambda step, loss: curve.append({"phase": phase, "step": step, "loss": loss}),
@@ -187,7 +200,8 @@ class FineTune(ImageHead):
 
         def compute(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
             with torch.inference_mode():
-                return torch.softmax(self.model_(torch.from_numpy(self._split.trunk(pixels))).double(), -1).numpy()
+                maps = torch.from_numpy(self._split.trunk(pixels)).to(self._device)
+                return torch.softmax(self.model_(maps).cpu().double(), dim=-1).numpy()
 
         renders = [lambda s=image: network.preprocess(read_image(s)) for image in images]
         rows = [proba for _, proba in map_batches(renders, network.batch_size, compute)]
@@ -195,7 +209,7 @@ class FineTune(ImageHead):
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the weights of the tail and of the classifier."""
-        return {name: tensor.contiguous() for name, tensor in self.model_.state_dict().items()}
+        return {name: tensor.cpu().contiguous() for name, tensor in self.model_.state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor], classes: NDArray[Any], backbone: Backbone | None) -> None:
         """Take back the weights of the tail and of the classifier."""
@@ -204,7 +218,7 @@ class FineTune(ImageHead):
         self.history_ = []
         self.model_ = TunedModel(self._split.new_tail(), nn.Linear(self._split.network.n_features, len(classes)))
         self.model_.load_state_dict(dict(tensors))
-        self.model_.requires_grad_(False)
+        self.model_.to(self._device).requires_grad_(False)
 
 
 def _linear_probe(features: Tensor, codes: NDArray[np.int64], C: float) -> nn.Linear:
@@ -218,7 +232,10 @@ def _linear_probe(features: Tensor, codes: NDArray[np.int64], C: float) -> nn.Li
 
 
 def _held_out(examples: _Examples, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Choose a quarter of the evidence, class by class: of the images, or of the views where a class has one image."""
+    """Choose a quarter of the evidence, class by class: of the images, or of the views where a class has one image.
+
+    None is chosen where a class has one image and no views.
+    """
     images_of = {code: np.unique(examples.images[examples.codes == code]) for code in np.unique(examples.codes)}
     by_image = all(len(images) >= 2 for images in images_of.values())
     units = examples.images if by_image else np.arange(len(examples.images))
@@ -226,9 +243,7 @@ def _held_out(examples: _Examples, rng: np.random.Generator) -> NDArray[np.bool_
     for code in images_of:
         members = np.unique(units[examples.codes == code])
         if len(members) < 2:
-            raise InvalidInputError(
-                "fine-tune needs two images of every class, or augmented views of the one: use augmentation='heavy'."
-            )
+            return np.zeros(len(units), dtype=np.bool_)
         chosen = rng.permutation(members)[: max(1, len(members) // 4)]
         held_out |= np.isin(units, chosen)
     return held_out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
@@ -81,14 +80,3 @@ def balanced_batches(
             batch.append(deck.pop())
             turn += 1
         yield np.array(batch, dtype=np.intp)
-
-
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """Compute with one thread, so that sums are added in the same order on every machine and process count."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

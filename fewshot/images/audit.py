@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import joblib
 
@@ -21,8 +22,8 @@ class AuditedDataset:
     """A data set whose images all decode.
 
     Attributes:
-        dataset: the readable images; the class names are those that still have images.
-        digests: (n,) content digest of each image.
+        dataset: the readable images, each picture once; the class names are those that have images.
+        digests: (n,) content digest of each image, all different.
         skipped: why each left-out image was left out.
         notes: what was found, one sentence each.
     """
@@ -34,7 +35,10 @@ class AuditedDataset:
 
 
 def audit(dataset: ImageDataset, *, strict: bool = False) -> AuditedDataset:
-    """Read every image once; leave out those that cannot be read, and say so.
+    """Read every image once; leave out those that cannot be read and exact repeats, and say so.
+
+    A picture that is there twice would count twice in an accuracy, and could be trained on in one fold of a
+    cross-validation and tested in another.
 
     Args:
         dataset: what to look at.
@@ -49,13 +53,13 @@ def audit(dataset: ImageDataset, *, strict: bool = False) -> AuditedDataset:
     skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, ImageError))
     if strict and skipped:
         raise skipped[0]
-    good = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, str)]
-    kept = dataset.subset(good)
-    _stop_if_too_many(dataset, kept, skipped)
-    digests = tuple(outcome for outcome in outcomes if isinstance(outcome, str))
+    readable = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, str)}
+    _stop_if_too_many(dataset, dataset.subset(list(readable)), skipped)
     notes = [*dataset.notes, *(f"Left out: {error}" for error in skipped)]
-    notes += _repeats(kept, digests)
-    return AuditedDataset(kept, digests, skipped, tuple(notes))
+    notes += _repeats(dataset, readable)
+    once = {digest: i for i, digest in reversed(readable.items())}
+    kept = sorted(once.values())
+    return AuditedDataset(_only(dataset, kept), tuple(readable[i] for i in kept), skipped, tuple(notes))
 
 
 def without_leakage(train: AuditedDataset, test: AuditedDataset) -> tuple[AuditedDataset, tuple[str, ...]]:
@@ -82,7 +86,12 @@ def without_leakage(train: AuditedDataset, test: AuditedDataset) -> tuple[Audite
     )
     kept = [i for i in range(len(test.digests)) if i not in set(leaked)]
     digests = tuple(test.digests[i] for i in kept)
-    return AuditedDataset(test.dataset.subset(kept), digests, test.skipped, test.notes), notes
+    return AuditedDataset(_only(test.dataset, kept), digests, test.skipped, test.notes), notes
+
+
+def _only(dataset: ImageDataset, kept: list[int]) -> ImageDataset:
+    part = dataset.subset(kept)
+    return replace(part, class_names=tuple(sorted(set(part.labels))))
 
 
 def _other_label(test: str, train: str) -> str:
@@ -114,10 +123,10 @@ def _stop_if_too_many(before: ImageDataset, after: ImageDataset, skipped: tuple[
         )
 
 
-def _repeats(dataset: ImageDataset, digests: tuple[str, ...]) -> list[str]:
+def _repeats(dataset: ImageDataset, digests: Mapping[int, str]) -> list[str]:
     """Note repeated pictures; refuse one picture under two labels."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for position, digest in enumerate(digests):
+    for position, digest in digests.items():
         groups[digest].append(position)
     names, notes = dataset.names, []
     for members in groups.values():
@@ -130,5 +139,5 @@ def _repeats(dataset: ImageDataset, digests: tuple[str, ...]) -> list[str]:
                 f"LABEL_CONFLICT: one picture is labelled {' and '.join(map(repr, labels))}: {listing}. "
                 "Keep one of them."
             )
-        notes.append(f"The same picture is there {len(members)} times: {listing}.")
+        notes.append(f"The same picture is there {len(members)} times and counts once: {listing}.")
     return notes

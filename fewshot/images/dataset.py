@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import operator
 import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "val", "valid", "valid
 _NOT_CLASSES = frozenset(("__MACOSX", "__pycache__", "@eaDir"))
 
 
-@dataclass(frozen=True)
+# Compared by identity: arrays have no single truth value to compare by.
+@dataclass(frozen=True, eq=False)
 class ImageDataset:
     """Images with labels: a sequence of (image, label) pairs, and a map-style PyTorch data set.
 
@@ -44,16 +46,16 @@ class ImageDataset:
     labels: tuple[str, ...]
     class_names: tuple[str, ...] = ()
     image_names: tuple[str, ...] | None = None
-    transform: Callable[[Any], Any] | None = field(default=None, compare=False)
-    notes: tuple[str, ...] = field(default=(), compare=False)
+    transform: Callable[[Any], Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.sources) != len(self.labels):
             raise InvalidInputError(
                 f"Got {len(self.sources)} images and {len(self.labels)} labels; give one label for each image."
             )
-        if not self.class_names:
-            object.__setattr__(self, "class_names", tuple(sorted(set(self.labels))))
+        # Always sorted: heads order their probabilities so.
+        object.__setattr__(self, "class_names", tuple(sorted(set(self.class_names or self.labels))))
         strangers = sorted(set(self.labels) - set(self.class_names))
         if strangers:
             raise InvalidInputError(f"Labels {strangers} are not among class_names {list(self.class_names)}.")
@@ -182,9 +184,7 @@ class ImageDataset:
         if labels is None:
             return cls(sources, _one_class_each(sources), transform=transform)
         written = tuple(labels)
-        missing = [
-            i for i, label in enumerate(written) if label is None or label != label or not normalise_label(label)
-        ]
+        missing = [i for i, label in enumerate(written) if is_missing(label) or not normalise_label(label)]
         if missing:
             raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
         return cls(sources, tuple(map(normalise_label, written)), transform=transform, notes=_merged(written))
@@ -206,6 +206,7 @@ class ImageDataset:
     def __getitem__(self, index: int) -> tuple[Any, int]:
         from PIL import Image
 
+        index = operator.index(index)
         image: Any = Image.fromarray(read_image(self.sources[index]))
         if self.transform is not None:
             image = self.transform(image)
@@ -239,15 +240,26 @@ class ImageDataset:
         )
 
 
-def as_sources(images: Iterable[ImageLike]) -> tuple[ImageLike, ...]:
-    """List the images, refusing the single path or image that a user meant to wrap in a list."""
+def as_sources(images: Iterable[ImageLike] | ImageDataset) -> tuple[ImageLike, ...]:
+    """List the images (of a data set, too), refusing the single path or image that was meant to be in a list."""
     from PIL import Image
 
+    if isinstance(images, ImageDataset):
+        return images.sources
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or (
         isinstance(images, np.ndarray) and images.ndim <= 3 and images.dtype == np.uint8
     ):
         raise InvalidInputError(f"Got one image ({source_name(images)}); give a list of images: [image].")
     return tuple(images)
+
+
+def is_missing(label: object) -> bool:
+    """Whether a label stands for none: None, NaN, or pandas' NA and NaT."""
+    return (
+        label is None
+        or (isinstance(label, (float, np.floating)) and bool(np.isnan(label)))
+        or type(label).__name__ in ("NAType", "NaTType")
+    )
 
 
 def normalise_label(label: object) -> str:

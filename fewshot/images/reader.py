@@ -164,6 +164,8 @@ def _read_file(path: Path, name: str) -> bytes:
             kind = "a folder" if stat.S_ISDIR(mode) else "not an ordinary file (a pipe, device or socket)"
             raise ImageError("NOT_A_FILE", name, f"this is {kind}; give the path of an image file")
         return path.read_bytes()
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError("VANISHED", name, "no such file; check the path, or whether it was moved meanwhile") from None
     except PermissionError:

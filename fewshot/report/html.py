@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -115,7 +115,7 @@ def _families(report: Report) -> list[tuple[str, str]]:
 
 
 def _disputed(report: Report) -> list[Disputed]:
-    probas = {info.name: report.proba(info.name) for info in report.strategies}
+    chosen = {info.name: _chooser(report, info.name) for info in report.strategies}
     shown = []
     for i in report.disagreements():
         if i not in report.pictures.test:
@@ -127,7 +127,7 @@ def _disputed(report: Report) -> list[Disputed]:
                 name=image.name,
                 label=image.label,
                 picture=report.pictures.test[i],
-                answers=_answers(report, image.label, {name: proba[i] for name, proba in probas.items()}),
+                answers=_answers(report, image.label, {name: pick(i) for name, pick in chosen.items()}),
                 nearest_name=nearest.name if nearest else "",
                 nearest_label=nearest.label if nearest else None,
                 nearest_picture=report.pictures.train.get(like) if like is not None else None,
@@ -136,12 +136,17 @@ def _disputed(report: Report) -> list[Disputed]:
     return shown
 
 
-def _answers(report: Report, label: str | None, probas: dict[str, Iterable[float]]) -> tuple[Answer, ...]:
+def _chooser(report: Report, strategy: str) -> Callable[[int], tuple[int, float]]:
+    """Look up a strategy's class for an image, and the probability it gives that class."""
+    predicted, proba = report.predicted(strategy), report.proba(strategy)
+    return lambda i: (int(predicted[i]), float(proba[i, predicted[i]]))
+
+
+def _answers(report: Report, label: str | None, chosen: dict[str, tuple[int, float]]) -> tuple[Answer, ...]:
     """Group strategies by the class they chose, the right one first, then by votes."""
     votes: dict[str, list[tuple[str, float]]] = {}
-    for strategy, proba in probas.items():
-        share, predicted = max(zip(proba, report.class_names, strict=True), key=lambda pair: pair[0])
-        votes.setdefault(predicted, []).append((strategy, float(share)))
+    for strategy, (predicted, share) in chosen.items():
+        votes.setdefault(report.class_names[predicted], []).append((strategy, share))
     answers = [
         Answer(predicted, predicted == label if report.has_accuracy else None, tuple(chosen))
         for predicted, chosen in votes.items()

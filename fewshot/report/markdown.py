@@ -65,7 +65,9 @@ def population(report: Report) -> str:
             "The 95 % intervals speak of test images drawn like these, for exactly these training images. "
             "Other training images give other answers."
         )
-    return sentence + (" How much they differ is shown under the draws." if report.draws else "")
+    if len(report.strategies) > 2:
+        sentence += " The best of several was picked on these very images, which flatters it a little."
+    return sentence + (" How much other draws differ is shown under the draws." if report.draws else "")
 
 
 def show_accuracy(interval: Interval | None) -> str:
@@ -120,17 +122,17 @@ def _listed(items: Sequence[str]) -> str:
 
 def _summary_table(report: Report) -> str:
     if not report.has_accuracy:
-        rows = [[row.strategy, row.setting, show_seconds(row.fit_seconds)] for row in report.summary()]
-        return _table(["strategy", "setting", "fit, s"], rows, numbers_from=2)
+        rows = [[row.strategy, row.setting, show_seconds(row.training_seconds)] for row in report.summary()]
+        return _table(["strategy", "setting", "training, s"], rows, numbers_from=2)
     header = ["strategy", "accuracy", "n", "balanced accuracy", "log-loss"]
-    header += [f"points over {base}" for base in report.baselines] + ["setting", "fit, s"]
+    header += [f"points over {base}" for base in report.baselines] + ["setting", "training, s"]
     rows = []
     for row in report.summary():
         figures = [show_accuracy(row.accuracy), str(row.n_test)]
         figures.append("" if row.balanced_accuracy is None else f"{percent(row.balanced_accuracy)} %")
         figures.append("" if row.log_loss is None else f"{row.log_loss:.3f}")
         figures += [show_difference(row.differences.get(base)) or "–" for base in report.baselines]
-        rows.append([row.strategy, *figures, row.setting, show_seconds(row.fit_seconds)])
+        rows.append([row.strategy, *figures, row.setting, show_seconds(row.training_seconds)])
     return _table(header, rows)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import InvalidInputError
+from fewshot.errors import InvalidInputError, OutputError
 from fewshot.names import unknown_name
 from fewshot.stats import Interval, mean_interval, paired_interval, proportion_interval
 
@@ -62,7 +62,8 @@ class Result:
         fold: which fold; 0 for a test set.
         test: positions in ``Report.test_images``.
         proba: for each of these, class probabilities in the order of ``Report.class_names``.
-        extract_seconds: time to compute the features it used, 0 where they were stored.
+        predicted: for each of these, position of the predicted class: as a rule the most probable one.
+        extract_seconds: time to compute the features it used, almost none where they were stored.
         fit_seconds: training time after that.
         predict_seconds: prediction time after that.
         history: training curve; empty for heads on frozen features.
@@ -74,6 +75,7 @@ class Result:
     fold: int
     test: tuple[int, ...]
     proba: tuple[tuple[float, ...], ...]
+    predicted: tuple[int, ...]
     extract_seconds: float
     fit_seconds: float
     predict_seconds: float
@@ -121,6 +123,11 @@ class SummaryRow:
     predict_seconds: float
     note: str
 
+    @property
+    def training_seconds(self) -> float:
+        """From images to a trained classifier: features, where they were not stored already, and training."""
+        return self.extract_seconds + self.fit_seconds
+
 
 @dataclass(frozen=True)
 class Report:
@@ -134,7 +141,7 @@ class Report:
         test_images: the images that were predicted: test, training (cross-validation) or unlabelled ones.
         strategies: what was compared, in the order of the table.
         results: every answer.
-        nearest: for each test image the position of the most similar training image; empty without a backbone.
+        nearest: for each test image the position of the training image whose features are most similar.
         notes: what was understood, left out and cannot be said, one sentence each.
         environment: versions, device and settings.
         seed: of everything random.
@@ -184,9 +191,17 @@ class Report:
             times[list(result.test)] += 1
         return total / np.maximum(times, 1)[:, None]
 
+    def predicted(self, strategy: str) -> NDArray[np.int64]:
+        """Position (n_test,) of each test image's predicted class; with repeats, by votes and then probability."""
+        votes = self.proba(strategy) / 2
+        for result in self._results_of(strategy):
+            votes[list(result.test), list(result.predicted)] += 1
+        predicted: NDArray[np.int64] = votes.argmax(axis=1)
+        return predicted
+
     def predictions(self, strategy: str) -> list[str]:
-        """Predicted class of each test image; with repeats, by averaged probabilities."""
-        return [self.class_names[int(i)] for i in self.proba(strategy).argmax(axis=1)]
+        """Predicted class of each test image; see :meth:`predicted`."""
+        return [self.class_names[i] for i in self.predicted(strategy)]
 
     def correct(self, strategy: str) -> NDArray[np.float64]:
         """For each test image 1 where right and 0 where wrong; with repeats, the share of right answers.
@@ -200,14 +215,14 @@ class Report:
         total, times = np.zeros(len(truth)), np.zeros(len(truth))
         for result in self._results_of(strategy):
             test = np.array(result.test, dtype=int)
-            total[test] += np.array(result.proba).argmax(axis=1) == truth[test]
+            total[test] += np.array(result.predicted) == truth[test]
             times[test] += 1
         return total / np.maximum(times, 1)
 
     def confusion(self, strategy: str) -> NDArray[np.int64]:
         """Count (true class, predicted class), each (n_classes,), over test images."""
         table = np.zeros((len(self.class_names),) * 2, dtype=np.int64)
-        np.add.at(table, (self._truth(), self.proba(strategy).argmax(axis=1)), 1)
+        np.add.at(table, (self._truth(), self.predicted(strategy)), 1)
         return table
 
     def compare(self, a: str, b: str) -> Interval:
@@ -252,7 +267,7 @@ class Report:
         """Positions of test images that not all strategies give the same class, most disputed first."""
         if not self.results or not self.test_images:
             return []
-        votes = np.array([self.proba(s.name).argmax(axis=1) for s in self.strategies])
+        votes = np.array([self.predicted(s.name) for s in self.strategies])
         agreeing = [int(np.bincount(column).max()) for column in votes.T]
         disputed = [i for i, count in enumerate(agreeing) if count < len(self.strategies)]
         return sorted(disputed, key=lambda i: (agreeing[i], i))
@@ -283,7 +298,15 @@ class Report:
         for row in data["results"]:
             proba = tuple(tuple(p) for p in row["proba"])
             results.append(
-                Result(**{**row, "test": tuple(row["test"]), "proba": proba, "history": tuple(row["history"])})
+                Result(
+                    **{
+                        **row,
+                        "test": tuple(row["test"]),
+                        "proba": proba,
+                        "predicted": tuple(row["predicted"]),
+                        "history": tuple(row["history"]),
+                    }
+                )
             )
         return cls(
             title=data["title"],
@@ -380,7 +403,10 @@ def _plain(value: Any) -> Any:
 
 def _write(path: str | os.PathLike[str] | None, text: str) -> str:
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
+            Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another place.") from None
     return text

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewshot.augment import Policy
+from fewshot.errors import ImageError
 from fewshot.images.reader import ImageLike, read_image
 from fewshot.report.model import Pictures, Report
 
@@ -31,21 +32,38 @@ def take_pictures(
     """
     disputed = report.disagreements()[:MAX_DISPUTED]
     shown = set(_spread(report, MAX_TRAIN)) | {report.nearest[i] for i in disputed if report.nearest}
-    views = {}
+    views: dict[str, tuple[bytes, ...]] = {}
     firsts = [[image.label for image in report.train_images].index(name) for name in report.class_names[:2]]
     for policy in {policy.spec: policy for policy in policies}.values():
         for position in firsts:
-            picture = read_image(train[position])
-            strip = [picture] + [
-                policy.view(picture, index=index, seed=report.seed, size=224) for index in range(1, VIEWS)
-            ]
+            strip = _strip(train[position], policy, report.seed)
             title = f"{policy.name}: {report.train_images[position].label}"
-            views[title] = tuple(thumbnail(view) for view in strip)
-    return Pictures(
-        train={i: thumbnail(read_image(train[i])) for i in sorted(shown)},
-        test={i: thumbnail(read_image(predicted[i])) for i in disputed},
-        views=views,
-    )
+            if title in views:
+                title = f"{title} ({sum(known.startswith(title) for known in views) + 1})"
+            if strip:
+                views[title] = strip
+    return Pictures(_thumbnails(train, sorted(shown)), _thumbnails(predicted, disputed), views)
+
+
+def _strip(source: ImageLike, policy: Policy, seed: int) -> tuple[bytes, ...]:
+    pixels = _read(source)
+    if pixels is None:
+        return ()
+    views = [policy.view(pixels, index=index, seed=seed, size=224) for index in range(1, VIEWS)]
+    return tuple(thumbnail(view) for view in [pixels, *views])
+
+
+def _thumbnails(sources: Sequence[ImageLike], positions: Sequence[int]) -> dict[int, bytes]:
+    pixels = {i: _read(sources[i]) for i in positions}
+    return {i: thumbnail(image) for i, image in pixels.items() if image is not None}
+
+
+def _read(source: ImageLike) -> NDArray[np.uint8] | None:
+    """Read an image, unless it has gone meanwhile: a thumbnail must not cost the results."""
+    try:
+        return read_image(source)
+    except ImageError:
+        return None
 
 
 def thumbnail(image: NDArray[np.uint8], side: int = THUMBNAIL) -> bytes:
