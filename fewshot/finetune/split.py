@@ -1,6 +1,7 @@
 """A timm network in two parts: a frozen trunk, run once per view, and a tail that is trained on its stored maps.
 
-With all but the last stage frozen, a step on stored maps costs a twenty-fifth of a step through the whole network.
+A step of the last stage on stored maps costs about a twentieth of training the whole network
+(``benchmarks/stored_maps.py``).
 """
 
 from __future__ import annotations
