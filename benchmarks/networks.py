@@ -24,7 +24,7 @@ N_VIEWS = 16
 RECIPES: dict[str, tuple[Any, str]] = {
     "simple-cnn": (SimpleCNNHead(), "none"),
     "simple-cnn-tuned": (TunedSimpleCNNHead(), "heavy"),
-    "tuned, rate 1e-4": (TunedSimpleCNNHead(learning_rate=1e-4), "heavy"),
+    "tuned, half the passes": (TunedSimpleCNNHead(passes=20), "heavy"),
     "tuned, rate 1e-3": (TunedSimpleCNNHead(learning_rate=1e-3), "heavy"),
     "linear probe, where fine-tune starts": (FineTune(learning_rates=()), "heavy"),
     "fine-tune": (FineTune(), "heavy"),

@@ -157,7 +157,7 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
     def __init__(
         self,
         *,
-        passes: int = 20,
+        passes: int = 40,
         min_steps: int = 100,
         batch_size: int = 4,
         learning_rate: float = 3e-4,
