@@ -235,7 +235,7 @@ def _images_and_labels(
         raise InvalidInputError("Got no images; a classifier needs at least one image of each of 2 classes.")
     classes = np.unique(labels)
     if len(classes) < 2:
-        raise InvalidInputError(f"Got {len(classes)} class ({classes[0]!r}); a classifier needs at least 2.")
+        raise InvalidInputError(f"Got {len(classes)} class ({classes.tolist()[0]!r}); a classifier needs at least 2.")
     return images, labels
 
 

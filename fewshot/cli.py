@@ -152,12 +152,16 @@ def compare(
         return
     print_report(report)
     say(f"Report: {out / 'report.html'}, report.json and report.md beside it")
+    say(f"To train one and keep it: fewshot fit {train_dir} -o MODEL --strategy {report.strategies[-1].name}")
 
 
 @app.command()
 def fit(
     directory: Annotated[Path, typer.Argument(help="Folder with one folder per class.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    strategy: Annotated[
+        str, typer.Option(help="Name of a strategy, as `compare` shows it: its head and augmentation.")
+    ] = "",
     head: Annotated[str, typer.Option(help="Name of a head; see `fewshot heads`.")] = "linear-probe",
     backbone: Backbone = "efficientnet_lite0",
     augmentation: Augmentation = "light",
@@ -168,9 +172,11 @@ def fit(
     json: Json = False,
 ) -> None:
     """Train a classifier on a folder of images and save it."""
-    from fewshot.commands import fit_folder
+    from fewshot.commands import fit_folder, parts_of
     from fewshot.console import print_json, say
 
+    if strategy:
+        head, augmentation = parts_of(strategy)
     summary = fit_folder(
         directory,
         output,

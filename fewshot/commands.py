@@ -15,7 +15,7 @@ from typing import Any, TextIO, TypeAlias
 import numpy as np
 from PIL import Image
 
-from fewshot.augment import load_policy
+from fewshot.augment import POLICIES, load_policy
 from fewshot.classifier import FewShotClassifier
 from fewshot.comparison import check_train
 from fewshot.errors import ImageError, InvalidInputError, OutputError
@@ -24,6 +24,7 @@ from fewshot.images.audit import audit
 from fewshot.images.dataset import ImageDataset, list_images
 from fewshot.images.reader import read_image
 from fewshot.modelfile import check_target, load
+from fewshot.strategies import STRATEGIES, make_strategies
 
 Outcome: TypeAlias = "tuple[str, str, list[float], ImageError | None]"
 """(image, predicted label, probabilities, why it could not be read)."""
@@ -45,11 +46,12 @@ def fit_folder(directory: Path, output: Path, *, parameters: dict[str, Any], str
     check_train(audited)
     classifier = FewShotClassifier(**parameters).fit(audited.dataset)
     classifier.save(output)
+    note = getattr(classifier.head_, "note_", "")
     return {
         "model": str(output),
         "classes": audited.dataset.counts(),
         "skipped": [{"image": e.source, "code": e.code, "message": e.message} for e in audited.skipped],
-        "notes": list(audited.notes),
+        "notes": [*audited.notes, *([f"{parameters['head']}: {note}"] if note else [])],
     }
 
 
@@ -121,6 +123,19 @@ def _guard(text: str) -> str:
     """Keep a spreadsheet from taking a name for a formula; a lone surrogate is escaped."""
     safe = text.encode("utf-8", "backslashreplace").decode()
     return "'" + safe if safe[:1] in ("=", "+", "-", "@", "\t", "\r") else safe
+
+
+def parts_of(strategy: str) -> tuple[str, str]:
+    """Look up a strategy's head and policy; ``linear-probe-light`` is ``linear-probe-heavy`` with another policy.
+
+    Raises:
+        UnknownNameError: no such strategy.
+    """
+    stem, _, policy = strategy.rpartition("-")
+    if strategy not in STRATEGIES and f"{stem}-heavy" in STRATEGIES and policy in POLICIES:
+        return str(STRATEGIES[f"{stem}-heavy"].head), policy
+    (found,) = make_strategies(strategy)
+    return str(found.head), str(found.augmentation or "none")
 
 
 def prepare_folder(folder: Path) -> None:

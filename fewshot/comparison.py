@@ -170,7 +170,8 @@ class _Run:
         if strangers:
             raise DatasetError(
                 f"The test set has classes that training has not: {', '.join(map(repr, strangers))}. Training has "
-                f"{', '.join(map(repr, self.train.dataset.counts()))}."
+                f"{', '.join(map(repr, self.train.dataset.counts()))}. Rename or remove them in the test set, or add "
+                "training images of them."
             )
         test, leaks = without_leakage(self.train, test)
         self.notes += [*test.notes, *leaks]
@@ -212,7 +213,7 @@ class _Run:
             )
         else:
             other = ImageDataset((), ())
-            self.notes.append("Give unlabelled images to see how often the strategies agree on them.")
+            self.notes.append("Give unlabelled images (--unlabeled DIR) to see how often the strategies agree on them.")
         infos = tuple(replace(info, label=None) for info in _infos(other))
         split = whole_split(self.train.dataset, other)
         return self._report("unlabelled" if unlabeled else "none", [split], other.sources, infos)
@@ -234,9 +235,10 @@ class _Run:
             else:
                 results += [self._run_frozen(prepared, split, features, other is None) for split in splits]
             self._tell(Event("finished", prepared.strategy.name))
+        count = f"{len(self.prepared)} strategies" if len(self.prepared) > 1 else "1 strategy"
         nearest = _nearest(features.central, features.test if other is not None else None)
         report = Report(
-            title=f"{len(self.prepared)} strategies on {len(dataset)} images of {len(dataset.class_names)} classes",
+            title=f"{count} on {len(dataset)} images of {len(dataset.class_names)} classes",
             protocol=protocol,
             class_names=dataset.class_names,
             train_images=_infos(dataset),

@@ -36,7 +36,7 @@ def print_names(title: str, rows: Iterable[tuple[str, str]]) -> None:
     """Print a list of names with a sentence each."""
     table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, description in rows:
         table.add_row(escape(name), escape(description))
     out.print(table)
@@ -44,14 +44,15 @@ def print_names(title: str, rows: Iterable[tuple[str, str]]) -> None:
 
 def print_report(report: Report) -> None:
     """Print a report's table, notes and draws."""
-    from fewshot.report.markdown import population
+    from fewshot.report.markdown import headline, population
 
     out.print(f"\n[bold]{escape(report.title)}[/bold]")
     if report.has_accuracy:
         out.print(_accuracy_table(report))
         out.print(
             f"{len(report.test_images)} images predicted, each on its own (inductive). {escape(population(report))} "
-            "Differences are paired. Seconds: from images to a trained classifier.",
+            f"{'Differences are paired. ' if len(report.strategies) > 1 else ''}Seconds: from images to a trained "
+            "classifier.",
             style="dim",
         )
     for info in report.summary():
@@ -62,6 +63,7 @@ def print_report(report: Report) -> None:
     if report.draws:
         out.print(_draws_table(report))
         out.print(escape(report.draws_note), style="dim")
+        out.print(f"\n{escape(' '.join(headline(report)))}")
     for note in report.notes:
         out.print(f"- {escape(note)}", soft_wrap=True)
 
@@ -69,9 +71,9 @@ def print_report(report: Report) -> None:
 def _accuracy_table(report: Report) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("strategy", no_wrap=True)
-    baseline = report.baselines[-1]
+    baseline, alone = report.baselines[-1], len(report.strategies) == 1
     # Numbers may wrap: on a narrow terminal that is better than losing digits.
-    for name in ("accuracy %", f"minus {baseline}", "log-loss", "seconds"):
+    for name in ("accuracy %", *([] if alone else [f"minus {baseline}"]), "log-loss", "fit s"):
         table.add_column(escape(name), justify="right", overflow="fold")
     rows = report.summary()
     best = max((row.accuracy.value for row in rows if row.accuracy), default=0.0)
@@ -81,7 +83,7 @@ def _accuracy_table(report: Report) -> Table:
         table.add_row(
             escape(row.strategy),
             _interval(row.accuracy),
-            _interval(row.differences[baseline], sign=True) if baseline in row.differences else "",
+            *([] if alone else [_interval(row.differences[baseline], sign=True) if row.differences else ""]),
             f"{row.log_loss:.2f}",
             f"{row.training_seconds:.1f}",
             style="bold" if row.accuracy.value == best else None,
@@ -90,6 +92,8 @@ def _accuracy_table(report: Report) -> Table:
 
 
 def _draws_table(report: Report) -> Table:
+    from fewshot.report.markdown import MIN_FOR_RANGE
+
     table = Table(
         title="\nHow much depends on which photos were drawn", title_justify="left", box=None, padding=(0, 2, 0, 0)
     )
@@ -102,7 +106,7 @@ def _draws_table(report: Report) -> Table:
             escape(strategy),
             str(count),
             _interval(mean),
-            f"{100 * low:.0f}-{100 * high:.0f}",
+            f"{100 * low:.0f}-{100 * high:.0f}" if count >= MIN_FOR_RANGE else "",
             _interval(differences[baseline], sign=True) if baseline in differences else "",
         )
     return table

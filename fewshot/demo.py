@@ -34,6 +34,10 @@ _POOL = 70
 """Training photos that draws are made from, over all classes in play: their heavy views are what takes the time."""
 
 
+_MIN_TRAINED = 3
+"""Draws that networks are trained on in any case."""
+
+
 @dataclass(frozen=True)
 class DemoResult:
     """What the demo made: the report, and where it put the training photos."""
@@ -70,7 +74,7 @@ def run_demo(
         k_shot: training photos of each.
         n_views: augmented views per photo.
         seed: of every draw.
-        deadline: ``time.monotonic()`` after which strategies that train a network begin no draw but the first.
+        deadline: ``time.monotonic()`` after which strategies that train a network begin no draw after the third.
         on_event: called with progress.
 
     Raises:
@@ -153,7 +157,8 @@ def _many_draws(
         f"Each draw takes {which} and {k_shot} photo{'s' if k_shot > 1 else ''} of each, from a pool of {len(pool)} "
         f"training photos, and is tested on all held-out photos of its fruits. Strategies on frozen features: "
         f"{N_DRAWS} draws; those that train a network: the first of these draws, as many as fitted the time ({counts})."
-        " The intervals of the means speak of draws from this pool, tested on these photos."
+        " Means over other draws are not comparable; the paired differences are, each taken on the draws that both "
+        "strategies had. The intervals speak of draws from this pool, tested on these photos."
     )
     return tuple(sorted(results, key=lambda r: list(STRATEGIES).index(r.strategy))), note
 
@@ -216,8 +221,8 @@ def _trained_draws(
 
     def run(task: tuple[str, int]) -> float | None:
         name, index = task
-        # One draw at least: nothing at all would leave nothing to compare with.
-        if index > 0 and time.monotonic() > deadline:
+        # A few draws at least: with none there would be nothing to compare with.
+        if index >= _MIN_TRAINED and time.monotonic() > deadline:
             return None
         train, test = pool.subset(draws[index].support), queries.subset(draws[index].query)
         result = train_and_predict(

@@ -29,8 +29,8 @@ def check_n_views(n_views: int) -> int:
     """
     if isinstance(n_views, bool) or not isinstance(n_views, (int, np.integer)) or n_views < 1:
         raise InvalidInputError(
-            f"n_views={n_views!r}: needs a whole number of augmented views per image, at least 1. For no augmentation "
-            "use augmentation='none'."
+            f"n_views={n_views!r}: needs a whole number of augmented views per image, at least 1. For no views choose "
+            "the augmentation 'none'."
         )
     return int(n_views)
 

@@ -199,7 +199,10 @@ def _sklearn_classifiers() -> dict[str, Any]:
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
-        raise ModelFileError(f"{folder} is not a model folder: it has no config.json.")
+        reason = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise ModelFileError(
+            f"{folder} is not a model folder: {reason}. `fewshot fit PHOTOS -o {folder}` or classifier.save makes one."
+        )
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in _PICKLES)
     if pickles:
         raise ModelFileError(
@@ -292,6 +295,8 @@ def _write_folder(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]
 def _readme(config: dict[str, Any]) -> str:
     head = config["head"].get("name") or config["head"]["sklearn"]
     classes = "\n".join(f"- {name}" for name in config["classes"])
+    own = config["augmentation"] not in POLICIES
+    custom = "\n\nIts augmentation was a pipeline of its author's own, which is not kept here." if own else ""
     return f"""# Image classifier
 
 Trained with fewshot {config["fewshot"]}: head `{head}`, backbone `{config["backbone"] or "none"}`, augmentation
@@ -316,5 +321,6 @@ or `fewshot predict THIS_FOLDER new.jpg`.
 ## Limits
 
 It knows only the classes above and gives one of them for any picture. It was trained on few images: test it on
-pictures of your own before relying on it.
+pictures of your own before relying on it. Its probabilities order pictures by confidence; they are not calibrated, and
+with one image per class they lie near to even.{custom}
 """

@@ -18,6 +18,9 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 def proportion_interval(correct: ArrayLike, *, confidence: float = 0.95) -> Interval:
     """Wilson score interval of a mean of values between 0 and 1.

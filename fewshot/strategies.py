@@ -84,6 +84,8 @@ def make_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[S
         return list(_BUILT_IN)
     chosen = []
     for item in [strategies] if isinstance(strategies, (str, Strategy)) else strategies:
+        if item == "":
+            continue
         if isinstance(item, Strategy):
             chosen.append(item)
         elif item in STRATEGIES:

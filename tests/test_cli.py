@@ -270,3 +270,27 @@ def test_the_table_keeps_its_digits_on_a_narrow_terminal(run, fruit_folder, tmp_
 def test_python_m_fewshot_is_the_command_line():
     done = subprocess.run([sys.executable, "-m", "fewshot", "--version"], capture_output=True, text=True, check=True)
     assert fewshot.__version__ in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("strategy", "head", "policy"),
+    [
+        ("prototypical", "PrototypicalHead", "none"),
+        ("linear-probe-heavy", "LinearProbe", "heavy"),
+        ("prototypical-light", "PrototypicalHead", "light"),
+    ],
+)
+def test_fit_takes_what_compare_shows(strategy, head, policy, run, fruit_folder, tmp_path):
+    code, _, errors = run("fit", fruit_folder, "-o", tmp_path / "model", "--strategy", strategy, "--views", 1)
+    assert code == 0, errors
+    model = fewshot.load(tmp_path / "model")
+    assert (type(model.head_).__name__, model.augmentation) == (head, policy)
+
+
+def test_fit_says_what_fine_tuning_chose(run, fruit_folder, tmp_path, monkeypatch):
+    from fewshot.finetune.strategies import FineTune
+
+    monkeypatch.setattr(FineTune.__init__, "__kwdefaults__", FineTune.__init__.__kwdefaults__ | {"steps": 2})
+    _, _, errors = run("fit", fruit_folder, "-o", tmp_path / "model", "--head", "fine-tune", "--views", 1)
+    assert "held-out images" in errors
+    assert run("fit", fruit_folder, "-o", tmp_path / "m", "--strategy", "linear-prob")[0] == 2

@@ -45,11 +45,11 @@ def test_the_demo_writes_what_it_trained_on_and_what_it_found(quick, tmp_path):
     chosen = [i for i, label in enumerate(test.labels) if label in ("Granny-Smith", "Orange")]
     expected = classifier.predict([test.sources[i] for i in chosen]).tolist()
     assert report.predictions("linear-probe") == expected
-    # After the deadline networks are trained on one draw, not more, and the report says on how many.
+    # After the deadline networks are trained on three draws, not more, and the report says on how many.
     frozen = dict.fromkeys(("prototypical", "linear-probe", "prototypical-heavy", "linear-probe-heavy"), N_DRAWS)
-    trained = dict.fromkeys(("simple-cnn", "simple-cnn-tuned", "fine-tune"), 1)
+    trained = dict.fromkeys(("simple-cnn", "simple-cnn-tuned", "fine-tune"), 3)
     assert {draws.strategy: len(draws.indices) for draws in report.draws} == frozen | trained
-    assert "fine-tune 1" in report.draws_note
+    assert "fine-tune 3" in report.draws_note
     assert json.loads((tmp_path / "report.json").read_text())["draws"]
     assert report.draws_note in (tmp_path / "report.html").read_text()
 

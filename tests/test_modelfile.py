@@ -199,8 +199,10 @@ def test_a_folder_with_a_pickle_is_refused(saved, name):
 
 
 def test_no_folder_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(ModelFileError, match="no config"):
+    with pytest.raises(ModelFileError, match="no such folder"):
         fewshot.load(tmp_path / "nothing")
+    with pytest.raises(ModelFileError, match="no config"):
+        fewshot.load(tmp_path)
 
 
 def test_the_head_of_a_loaded_model_is_a_parameter_as_before(saved):

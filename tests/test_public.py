@@ -1,5 +1,6 @@
 """The public names, and what importing the package costs."""
 
+import re
 import subprocess
 import sys
 
@@ -43,3 +44,12 @@ def test_help_of_the_command_line_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "compare" in done.stdout
+
+
+def test_what_a_notebook_shows_is_short(two_fruits):
+    train, test = two_fruits
+    report = fewshot.compare(train, test, strategies=["prototypical", "linear-probe"])
+    assert len(repr(report)) < 200
+    assert len(repr(train)) < 200
+    difference = str(report.compare("prototypical", "linear-probe"))
+    assert re.fullmatch(r"-?\d\.\d{3} \[-?\d\.\d{3}, -?\d\.\d{3}\]", difference)

@@ -209,7 +209,8 @@ def report(request):
 
 
 def test_every_case_renders_one_self_contained_page(report, tmp_path):
-    html = report.to_html(tmp_path / "a" / "report.html")
+    html = report.to_html()
+    assert report.to_html(tmp_path / "a" / "report.html") == str(tmp_path / "a" / "report.html")
     assert (tmp_path / "a" / "report.html").read_text(encoding="utf-8") == html
     page = Page(html)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", html.replace(page.data, ""))
@@ -230,7 +231,8 @@ def test_embedded_data_is_the_report(report):
 
 
 def test_json_gives_the_report_back(report, tmp_path):
-    text = report.to_json(tmp_path / "report.json")
+    text = report.to_json()
+    assert report.to_json(tmp_path / "report.json") == str(tmp_path / "report.json")
     assert Report.from_dict(json.loads(text)) == report
     assert Report.from_dict(json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))) == report
 
@@ -248,7 +250,8 @@ def test_html_shows_the_figures_of_the_summary(report):
 
 
 def test_markdown_shows_the_figures_of_the_summary(report, tmp_path):
-    text = report.to_markdown(tmp_path / "report.md")
+    text = report.to_markdown()
+    assert report.to_markdown(tmp_path / "report.md") == str(tmp_path / "report.md")
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     lines = tables[2 : 2 + len(report.strategies)]

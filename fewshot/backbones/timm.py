@@ -91,7 +91,10 @@ def load_timm(name: str, device: str, *, also_known: Sequence[str] = ()) -> Timm
     if is_timm_name and not timm.is_model(name):
         raise _unknown(name, also_known)
     if is_timm_name and not timm.is_model_pretrained(name):
-        raise WeightsNotFoundError(f"timm has no pretrained weights for {name!r}. {_WAYS_OUT}")
+        raise WeightsNotFoundError(
+            f"timm knows {name!r} and has no pretrained weights for it; random ones are of no use. "
+            f"{_unknown(name, also_known)}"
+        )
     try:
         with _fail_fast_without_network():
             model = timm.create_model(name, pretrained=True, num_classes=0)

@@ -71,7 +71,7 @@ class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ign
         self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) < 2:
             raise InvalidInputError(
-                f"Got {len(self.classes_)} class ({self.classes_[0]!r}); a classifier needs examples of at least 2."
+                f"Got {len(self.classes_)} class ({self.classes_.tolist()[0]!r}); a classifier needs at least 2."
             )
         self.history_ = []
         self._train(images, codes.astype(np.int64), setup)

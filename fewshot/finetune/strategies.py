@@ -115,14 +115,17 @@ class FineTune(ImageHead):
                 means = [float(losses.mean()) for losses, _ in outcomes]
                 self.validation_ = dict(zip(rates, means, strict=True))
             self.model_, curve = pool.submit(self._tune, examples, self.learning_rate_, setup, "final").result()
+        evidence = "images" if np.bincount(codes).min() >= 2 else "views of the training images"
         if self.learning_rate_:
             self.note_ = (
-                f"trained the last stage at learning rate {self.learning_rate_:g}, which the held-out evidence prefers"
+                f"trained the last stage at learning rate {self.learning_rate_:g}, which held-out {evidence} prefer"
             )
         elif outcomes:
-            self.note_ = "kept the un-tuned model: no learning rate is clearly better on the held-out evidence"
+            self.note_ = (
+                f"kept the linear probe it starts from: on held-out {evidence} no learning rate is clearly better"
+            )
         else:
-            self.note_ = "kept the un-tuned model: one image of a class without augmented views leaves no evidence"
+            self.note_ = "kept the linear probe it starts from: one image of a class without views leaves no evidence"
         for row in [row for _, rows in outcomes for row in rows] + curve:
             self._record(row, setup)
 

@@ -52,7 +52,7 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise InvalidInputError(
-                f"Got {len(self.classes_)} class ({self.classes_[0]!r}); a classifier needs examples of at least 2."
+                f"Got {len(self.classes_)} class ({self.classes_.tolist()[0]!r}); a classifier needs at least 2."
             )
         support = torch.from_numpy(np.array(X))
         with torch.no_grad():

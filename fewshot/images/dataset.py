@@ -26,7 +26,7 @@ _NOT_CLASSES = frozenset(("__MACOSX", "__pycache__", "@eaDir"))
 
 
 # Compared by identity: arrays have no single truth value to compare by.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageDataset:
     """Images with labels: a sequence of (image, label) pairs, and a map-style PyTorch data set.
 
@@ -202,6 +202,9 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    def __repr__(self) -> str:
+        return f"<ImageDataset of {len(self)} images: {self.counts()}>"
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         from PIL import Image

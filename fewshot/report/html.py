@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from fewshot.report import svg
 from fewshot.report.markdown import (
+    MIN_FOR_RANGE,
     best_row,
     headline,
     population,
@@ -62,6 +63,7 @@ def render(report: Report) -> str:
         agreement=predicted and several and not report.has_accuracy,
         curves=svg.training_curves(report),
         svg=svg,
+        min_for_range=MIN_FOR_RANGE,
         data=embedded_json(report),
     )
     # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.

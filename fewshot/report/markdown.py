@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from fewshot.report.model import Report, SummaryRow, percent
 from fewshot.stats import Interval
 
+MIN_FOR_RANGE = 20
+"""Draws from which on a 5th and a 95th percentile mean something."""
+
 
 def render(report: Report) -> str:
     """Give the report as Markdown: headline, tables, what the intervals mean, environment."""
@@ -45,6 +48,12 @@ def headline(report: Report) -> list[str]:
     ]
     if near:
         sentences.append(f"These images do not separate it from {_listed(near)}.")
+    for name, count, mean, low, high, _ in report.draws_summary():
+        if name == best.strategy and count >= MIN_FOR_RANGE:
+            sentences.append(
+                f"Over {count} draws of other training images {name} averages {percent(mean.value)} % "
+                f"({percent(low, 0)} to {percent(high, 0)} % in nine of ten): much depends on which images one has."
+            )
     return sentences
 
 
@@ -142,7 +151,8 @@ def _draws_table(report: Report) -> str:
     rows = []
     for name, count, mean, low, high, differences in report.draws_summary():
         shown = [show_difference(differences.get(base)) or "–" for base in report.baselines]
-        rows.append([name, str(count), show_accuracy(mean), f"{percent(low)} to {percent(high)} %", *shown])
+        spread = f"{percent(low)} to {percent(high)} %" if count >= MIN_FOR_RANGE else "–"
+        rows.append([name, str(count), show_accuracy(mean), spread, *shown])
     return _table(header, rows)
 
 

@@ -129,7 +129,7 @@ class SummaryRow:
         return self.extract_seconds + self.fit_seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Everything a comparison found.
 
@@ -164,6 +164,9 @@ class Report:
     draws: tuple[Draws, ...] = ()
     draws_note: str = ""
     pictures: Pictures = field(default_factory=Pictures, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Report: {self.title}, {self.protocol}; see summary(), to_markdown(), to_html(path)>"
 
     @property
     def has_accuracy(self) -> bool:
@@ -327,20 +330,20 @@ class Report:
         )
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Give (and write, where a path is given) the report as JSON.
+        """Give the report as JSON, or write it where a path is given, and give the path.
 
         Keys that end in ``_seconds`` are times; everything else depends on images, settings and seed alone.
         """
         return _write(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Give (and write, where a path is given) the table as Markdown."""
+        """Give the table as Markdown, or write it where a path is given, and give the path."""
         from fewshot.report.markdown import render
 
         return _write(path, render(self))
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Give (and write, where a path is given) the report as one self-contained HTML page."""
+        """Give the report as one self-contained HTML page, or write it where a path is given, and give the path."""
         from fewshot.report.html import render
 
         return _write(path, render(self))
@@ -402,11 +405,12 @@ def _plain(value: Any) -> Any:
 
 
 def _write(path: str | os.PathLike[str] | None, text: str) -> str:
-    if path is not None:
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
-            Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another place.") from None
-    return text
+    if path is None:
+        return text
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another place.") from None
+    return os.fspath(path)
