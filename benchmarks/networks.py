@@ -24,8 +24,8 @@ N_VIEWS = 16
 RECIPES: dict[str, tuple[Any, str]] = {
     "simple-cnn": (SimpleCNNHead(), "none"),
     "simple-cnn-tuned": (TunedSimpleCNNHead(), "heavy"),
-    "tuned, half the passes": (TunedSimpleCNNHead(passes=20), "heavy"),
-    "tuned, rate 1e-3": (TunedSimpleCNNHead(learning_rate=1e-3), "heavy"),
+    "tuned, rate 3e-4": (TunedSimpleCNNHead(learning_rate=3e-4), "heavy"),
+    "tuned, rate 3e-4, half the passes": (TunedSimpleCNNHead(learning_rate=3e-4, passes=20), "heavy"),
     "linear probe, where fine-tune starts": (FineTune(learning_rates=()), "heavy"),
     "fine-tune": (FineTune(), "heavy"),
 }

@@ -32,6 +32,10 @@ Augmentation = Annotated[str, typer.Option(help="Policy for training views; see 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
+FRUITS = (
+    "Anjou, Cantaloupe, Conference, Galia-Melon, Golden-Delicious, Granny-Smith, Honeydew-Melon, Kaiser, Orange, "
+    "Pink-Lady, Red-Delicious, Royal-Gala, Satsumas, Watermelon"
+)
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep stored features.")]
 
 
@@ -68,7 +72,9 @@ def _root(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report and the photos.")] = Path("fewshot-demo"),
-    classes: Annotated[str, typer.Option(help="Which fruits, separated by commas; random ones if omitted.")] = "",
+    classes: Annotated[
+        str, typer.Option(help=f"Which fruits, separated by commas; random ones if omitted. There are: {FRUITS}.")
+    ] = "",
     shots: Annotated[int, typer.Option(help="Training photos of each fruit.")] = 1,
     ways: Annotated[int, typer.Option(help="How many fruits, where they are random.")] = 2,
     views: Annotated[int, typer.Option(help="Augmented views per photo.")] = 16,
@@ -152,7 +158,8 @@ def compare(
         return
     print_report(report)
     say(f"Report: {out / 'report.html'}, report.json and report.md beside it")
-    say(f"To train one and keep it: fewshot fit {train_dir} -o MODEL --strategy {report.strategies[-1].name}")
+    chosen = "" if backbone == "efficientnet_lite0" else f" --backbone {backbone}"
+    say(f"To train one of them and keep it: fewshot fit {train_dir} -o MODEL --strategy NAME{chosen}")
 
 
 @app.command()

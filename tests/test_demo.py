@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fewshot import FewShotClassifier
+from fewshot import FewShotClassifier, cli
 from fewshot.demo import N_DRAWS, run_demo
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.finetune.strategies import FineTune
@@ -52,6 +52,10 @@ def test_the_demo_writes_what_it_trained_on_and_what_it_found(quick, tmp_path):
     assert "fine-tune 3" in report.draws_note
     assert json.loads((tmp_path / "report.json").read_text())["draws"]
     assert report.draws_note in (tmp_path / "report.html").read_text()
+
+
+def test_the_help_names_the_fruits():
+    assert cli.FRUITS.split(", ") == list(load_fruits()["train"].class_names)
 
 
 def test_trained_strategies_repeat_the_first_draws_until_the_deadline(quick, tmp_path, monkeypatch):

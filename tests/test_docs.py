@@ -52,6 +52,14 @@ def test_the_readmes_python_runs(pets, capsys):
     assert Path("report.html").exists()
 
 
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"])
+def test_links_between_documents_lead_somewhere(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / document).parent.joinpath(target).exists(), target
+    assert "DEMO_TABLE" not in text
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name):
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)

@@ -160,7 +160,7 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
         passes: int = 40,
         min_steps: int = 100,
         batch_size: int = 4,
-        learning_rate: float = 3e-4,
+        learning_rate: float = 1e-3,
         weight_decay: float = 0.5,
         label_smoothing: float = 0.1,
     ) -> None:
