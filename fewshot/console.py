@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ def _accuracy_table(report: Report) -> Table:
         table.add_row(
             escape(row.strategy),
             _interval(row.accuracy),
-            *([] if alone else [_interval(row.differences[baseline], sign=True) if row.differences else ""]),
+            *([] if alone else [_difference(row.differences, baseline)]),
             f"{row.log_loss:.2f}",
             f"{row.training_seconds:.1f}",
             style="bold" if row.accuracy.value == best else None,
@@ -107,7 +107,7 @@ def _draws_table(report: Report) -> Table:
             str(count),
             _interval(mean),
             f"{100 * low:.0f}-{100 * high:.0f}" if count >= MIN_FOR_RANGE else "",
-            _interval(differences[baseline], sign=True) if baseline in differences else "",
+            _difference(differences, baseline),
         )
     return table
 
@@ -121,6 +121,10 @@ def _agreement_table(report: Report) -> Table:
     for a in names:
         table.add_row(escape(a), *(f"{100 * report.agreement(a, b):.0f}" for b in names))
     return table
+
+
+def _difference(differences: Mapping[str, Interval], baseline: str) -> str:
+    return _interval(differences[baseline], sign=True) if baseline in differences else ""
 
 
 def _interval(interval: Interval, *, sign: bool = False) -> str:

@@ -392,3 +392,14 @@ def test_clip_keeps_both_ends():
     assert clip("short", 10) == "short"
     assert clip("a-very-long-name-of-a-strategy", 12) == "a-very-…tegy"
     assert len(clip("x" * 50, 12)) == 12
+
+
+def test_the_terminal_shows_the_accuracies_of_every_report(report, capsys, monkeypatch):
+    from fewshot import console
+
+    monkeypatch.setattr(console.out, "width", 200)
+    console.print_report(report)
+    printed = capsys.readouterr().out
+    for row in report.summary():
+        if row.accuracy is not None:
+            assert f"{100 * row.accuracy.value:.1f} [" in printed
