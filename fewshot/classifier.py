@@ -241,11 +241,14 @@ def _images_and_labels(
 
 def _as_labels(y: Sequence[Any]) -> NDArray[Any]:
     """Turn labels into an array, refusing those that numpy would silently turn into others: None, NaN, mixed kinds."""
-    written = list(y)
+    try:
+        written = list(y)
+    except TypeError:
+        raise InvalidInputError(f"y={y!r}: give one label for each image, in a list.") from None
     missing = [i for i, label in enumerate(written) if is_missing(label)]
     if missing:
         raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
     strings = sum(isinstance(label, str) for label in written)
     if 0 < strings < len(written):
         raise InvalidInputError("Labels are partly strings and partly not; make them all strings: list(map(str, y)).")
-    return np.asarray(y)
+    return np.asarray(y if isinstance(y, np.ndarray) or hasattr(y, "__array__") else written)

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it could not be done, 2 the command was used wrongly.
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -158,8 +159,10 @@ def compare(
         return
     print_report(report)
     say(f"Report: {out / 'report.html'}, report.json and report.md beside it")
-    chosen = "" if backbone == "efficientnet_lite0" else f" --backbone {backbone}"
-    say(f"To train one of them and keep it: fewshot fit {train_dir} -o MODEL --strategy NAME{chosen}")
+    if augmentation == "heavy":
+        settings = ["--views", report.environment["views per image"], "--seed", str(seed), "--backbone", backbone]
+        command = shlex.join(["fewshot", "fit", str(train_dir), "-o", "MODEL", "--strategy", "NAME", *settings])
+        say(f"To train one of them and keep it: {command}")
 
 
 @app.command()
@@ -169,9 +172,13 @@ def fit(
     strategy: Annotated[
         str, typer.Option(help="Name of a strategy, as `compare` shows it: its head and augmentation.")
     ] = "",
-    head: Annotated[str, typer.Option(help="Name of a head; see `fewshot heads`.")] = "linear-probe",
+    head: Annotated[
+        str | None, typer.Option(help="Name of a head; see `fewshot heads`. By default linear-probe.")
+    ] = None,
     backbone: Backbone = "efficientnet_lite0",
-    augmentation: Augmentation = "light",
+    augmentation: Annotated[
+        str | None, typer.Option(help="Policy for training views; see `fewshot augmentations`. By default light.")
+    ] = None,
     views: Annotated[int, typer.Option(help="Augmented views per image.")] = 16,
     seed: Seed = 0,
     strict: Strict = False,
@@ -182,15 +189,16 @@ def fit(
     from fewshot.commands import fit_folder, parts_of
     from fewshot.console import print_json, say
 
-    if strategy:
-        head, augmentation = parts_of(strategy)
+    if strategy and (head or augmentation):
+        raise InvalidInputError("Give either --strategy or --head and --augmentation: a strategy says both.")
+    parts = parts_of(strategy) if strategy else (head or "linear-probe", augmentation or "light")
     summary = fit_folder(
         directory,
         output,
         parameters={
-            "head": head,
+            "head": parts[0],
             "backbone": backbone,
-            "augmentation": augmentation,
+            "augmentation": parts[1],
             "n_views": views,
             "random_state": seed,
             "cache": not no_cache,

@@ -24,7 +24,8 @@ from fewshot.images.audit import audit
 from fewshot.images.dataset import ImageDataset, list_images
 from fewshot.images.reader import read_image
 from fewshot.modelfile import check_target, load
-from fewshot.strategies import STRATEGIES, make_strategies
+from fewshot.names import unknown_name
+from fewshot.strategies import STRATEGIES
 
 Outcome: TypeAlias = "tuple[str, str, list[float], ImageError | None]"
 """(image, predicted label, probabilities, why it could not be read)."""
@@ -134,8 +135,9 @@ def parts_of(strategy: str) -> tuple[str, str]:
     stem, _, policy = strategy.rpartition("-")
     if strategy not in STRATEGIES and f"{stem}-heavy" in STRATEGIES and policy in POLICIES:
         return str(STRATEGIES[f"{stem}-heavy"].head), policy
-    (found,) = make_strategies(strategy)
-    return str(found.head), str(found.augmentation or "none")
+    if strategy not in STRATEGIES:
+        raise unknown_name("strategy", strategy, STRATEGIES)
+    return str(STRATEGIES[strategy].head), str(STRATEGIES[strategy].augmentation or "none")
 
 
 def prepare_folder(folder: Path) -> None:

@@ -345,12 +345,13 @@ class _Run:
     def _info(self, prepared: _Prepared) -> StrategyInfo:
         strategy = prepared.strategy
         needs_backbone = getattr(prepared.head, "needs_backbone", True)
+        own_views = getattr(prepared.head, "chooses_views", False)
         return StrategyInfo(
             name=strategy.name,
             head=strategy.head if isinstance(strategy.head, str) else repr(strategy.head),
             backbone=self.backbone.spec if needs_backbone else None,
             augmentation=prepared.policy.name,
-            n_views=self.n_views if prepared.policy.has_views else 0,
+            n_views=self.n_views if prepared.policy.has_views and not own_views else 0,
             trains=prepared.trains,
             description=strategy.description,
         )
@@ -400,6 +401,9 @@ def _prepare(strategies: list[Strategy], augmentation: AugmentationLike) -> list
             if stem != strategy.name:
                 strategy = replace(strategy, name=f"{stem}-{policy.name}")
         prepared.append(_Prepared(strategy, policy, make_head(strategy.head)))
+    names = [one.strategy.name for one in prepared]
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"strategies: two have the same name: {', '.join(names)}. Rename one of them.")
     return prepared
 
 
@@ -409,7 +413,8 @@ def _usable(prepared: list[_Prepared], backbone: Backbone, *, strict: bool) -> t
     for one in prepared:
         try:
             if one.trains:
-                one.head.check_backbone(backbone)
+                # On a copy: what is tried out must not travel to other processes with the head.
+                make_head(one.head).check_backbone(backbone)
             usable.append(one)
         except InvalidInputError as error:
             if strict:

@@ -115,7 +115,7 @@ def _draws_table(report: Report) -> Table:
 def _agreement_table(report: Report) -> Table:
     names = [strategy.name for strategy in report.strategies]
     table = Table(title=f"Agreement on {len(report.test_images)} unlabelled images, %", title_justify="left", box=None)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in names:
         table.add_column(escape(name), justify="right", overflow="fold")
     for a in names:

@@ -115,7 +115,10 @@ def _describe_head(classifier: FewShotClassifier) -> tuple[dict[str, Tensor], di
         written = None
     # JSON has only strings as keys, and lists for tuples; lists do as well.
     if written != {k: list(v) if isinstance(v, tuple) else v for k, v in parameters.items()}:
-        raise ModelFileError(f"{head!r} has a parameter that JSON cannot hold; it cannot be saved.")
+        raise ModelFileError(
+            f"{head!r} has a parameter that JSON cannot hold and cannot be saved; heads of this package and single "
+            "scikit-learn classifiers with plain parameters can."
+        )
     parameters = written
     if isinstance(head, (Head, ImageHead)):
         names = [name for name in HEADS if HEADS.load(name) is type(head)]

@@ -1,4 +1,8 @@
-"""An albumentations pipeline as text: equal texts make equal views, so that stored features can be trusted."""
+"""An albumentations pipeline as text: equal texts make equal views, so that stored features can be trusted.
+
+Of transforms that are not albumentations' own, the methods and attributes of the class are part of the text. Functions
+and globals that these use are not seen: after editing such a helper, rename the class or use ``cache=False``.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +33,13 @@ def pipeline_spec(pipeline: Any) -> str:
         text = json.dumps(described, sort_keys=True, default=_as_text)
         if '"__class_fullname__": "Lambda"' in text:
             raise ValueError("it holds a Lambda, whose name does not say what it does")
-        code = {kind.__qualname__: _code_of(kind) for kind in _foreign_transforms(pipeline)}
+        code = [f"{kind.__module__}.{kind.__qualname__} {_code_of(kind)}" for kind in _foreign_transforms(pipeline)]
     except (NotImplementedError, ValueError, TypeError) as error:
         raise InvalidInputError(
             f"This augmentation cannot be described as text ({error}), so its views cannot be stored or saved; use "
             "albumentations' own transforms, or a named class instead of a Lambda."
         ) from None
-    return " ".join([f"albumentations {albumentations.__version__} {text}", *(f"{k} {v}" for k, v in code.items())])
+    return " ".join([f"albumentations {albumentations.__version__} {text}", *code])
 
 
 def _foreign_transforms(pipeline: Any) -> list[type]:
@@ -50,7 +54,7 @@ def _foreign_transforms(pipeline: Any) -> list[type]:
         # ColorJitter keeps functions under that name.
         waiting += [part for part in parts if isinstance(part, (A.BasicTransform, A.BaseCompose))]
         found += [kind for kind in type(transform).__mro__ if not _is_installed(kind)]
-    return sorted(set(found), key=lambda kind: kind.__qualname__)
+    return list(dict.fromkeys(found))
 
 
 def _is_installed(kind: type) -> bool:
@@ -74,11 +78,20 @@ def _code_of(kind: type) -> str:
                 digest.update(repr(ordered).encode())
 
     for name, value in sorted(vars(kind).items()):
-        code = getattr(getattr(value, "__func__", value), "__code__", None)
-        if isinstance(code, CodeType):
-            add(name, code)
-        elif isinstance(value, (int, float, str, tuple)) and name not in _NOT_BEHAVIOUR:
-            digest.update(f"{name} {value!r}".encode())
+        function = getattr(value, "__func__", value)
+        if isinstance(getattr(function, "__code__", None), CodeType):
+            add(name, function.__code__)
+            cells = [cell.cell_contents for cell in function.__closure__ or ()]
+            data = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items(), *cells]
+        else:
+            data = [] if name in _NOT_BEHAVIOUR else [value]
+        for item in data:
+            # What has no text of its own (a class, a function) is left to its own code.
+            if isinstance(item, np.ndarray):
+                digest.update(item.tobytes())
+            elif " at 0x" not in repr(item):
+                ordered = sorted(map(repr, item)) if isinstance(item, (set, frozenset)) else item
+                digest.update(f"{name} {ordered!r}".encode())
     return digest.hexdigest()
 
 

@@ -1,7 +1,8 @@
 """One thread inside torch per worker: the cores are shared between batches, not within one.
 
-That is faster for small batches, and sums are added in the same order on every machine and number of workers. Torch's
-number of threads belongs to the whole process, so it is lowered by the first who asks and put back by the last.
+That is faster for small batches, and sums are added in the same order on every machine and number of workers. Torch
+keeps two numbers of threads: OpenMP's, of the calling thread, and the process's, which MKL and new threads take. The
+first is put back by each who lowered it, the second by the last of them.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 _LOCK = threading.Lock()
 _users = 0
-_before = 1
+_process_threads = 1
 
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
     """Let torch compute with one thread, here and in threads begun meanwhile."""
-    global _users, _before
+    global _users, _process_threads  # it mirrors a setting of the process
     import torch
 
+    mine = torch.get_num_threads()
     with _LOCK:
         if _users == 0:
-            _before = torch.get_num_threads()
+            _process_threads = mine
         _users += 1
         torch.set_num_threads(1)
     try:
@@ -32,8 +34,11 @@ def single_thread() -> Iterator[None]:
     finally:
         with _LOCK:
             _users -= 1
-            if _users == 0:
-                torch.set_num_threads(_before)
+            torch.set_num_threads(mine)
+            # From another thread, so that this one's own number stays.
+            setter = threading.Thread(target=torch.set_num_threads, args=(1 if _users else _process_threads,))
+            setter.start()
+            setter.join()
 
 
 @contextlib.contextmanager

@@ -310,8 +310,15 @@ def test_an_edited_transform_is_another_policy():
 
     inverted = transform(lambda self, img, **_: 255 - img)
     kept = transform(lambda self, img, **_: img)
-    specs = [load_policy(A.Compose([kind()])).spec for kind in (inverted, kept, transform(lambda self, img, **_: img))]
-    assert specs[0] != specs[1] == specs[2]
+    same = transform(lambda self, img, **_: img)
+    default = transform(lambda self, img, factor=2, **_: img)
+    other_default = transform(lambda self, img, factor=3, **_: img)
+    table = type("Mine", (same,), {"table": [1]})
+    other_table = type("Mine", (same,), {"table": [2]})
+    kinds = (kept, same, inverted, default, other_default, table, other_table)
+    first, second, *others = [load_policy(A.Compose([kind()])).spec for kind in kinds]
+    assert first == second
+    assert len({first, *others}) == 1 + len(others)
 
 
 def test_a_custom_transform_has_the_same_spec_in_every_process():

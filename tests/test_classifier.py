@@ -1,5 +1,6 @@
 """FewShotClassifier: one estimator for every head, and a scikit-learn citizen."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import albumentations as A
@@ -18,6 +19,7 @@ from fewshot import FewShotClassifier, ImageDataset, ImageError, list_heads, loa
 from fewshot.errors import InvalidInputError, UnknownNameError
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.finetune.strategies import FineTune
+from fewshot.threads import single_thread
 
 
 @pytest.fixture
@@ -106,6 +108,31 @@ def test_threads_that_predict_at_once_get_what_each_would_alone(two_fruits):
         for proba in pool.map(lambda _: classifier.predict_proba(two_fruits[1].sources), range(8)):
             np.testing.assert_array_equal(proba, alone)
     assert torch.get_num_threads() == before
+
+
+def test_whoever_leaves_first_gets_their_threads_back():
+    before = torch.get_num_threads()
+    inside, leave, counts = threading.Event(), threading.Event(), []
+
+    def other():
+        torch.set_num_threads(3)
+        with single_thread():
+            inside.set()
+            leave.wait()
+        counts.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=other)
+    torch.set_num_threads(2)
+    with single_thread():
+        thread.start()
+        inside.wait()
+    assert torch.get_num_threads() == 2
+    leave.set()
+    thread.join()
+    assert counts == [3]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True])

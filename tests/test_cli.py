@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -293,4 +294,20 @@ def test_fit_says_what_fine_tuning_chose(run, fruit_folder, tmp_path, monkeypatc
     monkeypatch.setattr(FineTune.__init__, "__kwdefaults__", FineTune.__init__.__kwdefaults__ | {"steps": 2})
     _, _, errors = run("fit", fruit_folder, "-o", tmp_path / "model", "--head", "fine-tune", "--views", 1)
     assert "held-out images" in errors
-    assert run("fit", fruit_folder, "-o", tmp_path / "m", "--strategy", "linear-prob")[0] == 2
+    for strategy in ("linear-prob", "all"):
+        code, _, errors = run("fit", fruit_folder, "-o", tmp_path / "m", "--strategy", strategy)
+        assert (code, "Unknown strategy" in errors) == (2, True)
+    code, _, errors = run(
+        "fit", fruit_folder, "-o", tmp_path / "m", "--strategy", "fine-tune", "--augmentation", "light"
+    )
+    assert (code, "either" in errors) == (2, True)
+
+
+def test_what_compare_suggests_can_be_run(run, fruit_folder, tmp_path):
+    spaced = tmp_path / "my pets"
+    (fruit_folder / "train").rename(spaced)
+    _, _, errors = run("compare", spaced, "--strategies", "prototypical", "--out", tmp_path / "o", "--seed", 3)
+    command = shlex.split(errors.rsplit("keep it: ", 1)[1])
+    arguments = [{"MODEL": str(tmp_path / "model"), "NAME": "prototypical"}.get(word, word) for word in command[1:]]
+    assert run(*arguments)[0] == 0
+    assert fewshot.load(tmp_path / "model").random_state == 3

@@ -193,6 +193,20 @@ def test_strategies_that_cannot_use_a_backbone_are_left_out_or_refused(two_fruit
         fewshot.compare(*two_fruits, backbone=joined, strategies=["prototypical", "fine-tune"])
 
 
+def test_trying_a_backbone_leaves_the_head_as_it_was(backbone):
+    from fewshot.comparison import _prepare, _usable
+    from fewshot.strategies import make_strategies
+
+    usable, _ = _usable(_prepare(make_strategies("fine-tune"), "heavy"), backbone, strict=True)
+    assert set(vars(usable[0].head)) == set(usable[0].head.get_params())
+
+
+def test_two_strategies_with_one_name_are_refused_after_renaming_too(two_fruits):
+    mine = Strategy("linear-probe-light", "linear-probe", "light")
+    with pytest.raises(InvalidInputError, match="same name"):
+        fewshot.compare(*two_fruits, strategies=["linear-probe-heavy", mine], augmentation="light")
+
+
 def test_unlabelled_images_that_are_not_needed_are_mentioned(two_fruits, fruit_folder):
     report = fewshot.compare(two_fruits[0], unlabeled=fruit_folder / "test", strategies=["prototypical"])
     assert report.protocol == "cross-validation"

@@ -46,11 +46,13 @@ class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ign
 
     Attributes:
         needs_backbone: whether it starts from a pretrained network.
+        chooses_views: whether it decides itself how many augmented views it sees.
         classes_: (n_classes,) the labels, sorted.
         history_: the training curve.
     """
 
     needs_backbone: ClassVar[bool]
+    chooses_views: ClassVar[bool] = False
     classes_: NDArray[Any]
     history_: list[HistoryRow]
 

@@ -26,7 +26,7 @@ IMAGE_SIZE = 256
 """Side of SimpleCNN's input in pixels."""
 
 _VIEWS_BYTES = 1 << 30
-"""Rendered views stay below this; with many images each gets fewer."""
+"""Rendered views stay below this; with many images each gets fewer, but always one."""
 
 _INITIALISING = threading.Lock()
 
@@ -143,7 +143,7 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
     AdamW with a warm-up and cosine decay, batches balanced over classes, inputs centred, a little label smoothing.
     Each pass sees another view of an image as far as memory allows, and at least as many as the setup says: beside a
     training step a view costs little.
-    The values were chosen on training images of three data sets (``benchmarks/README.md``).
+    The values were chosen on training images of two data sets (``benchmarks/README.md``).
 
     Args:
         passes: times that each image is seen, in one view or another.
@@ -152,7 +152,12 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
         learning_rate: AdamW's, at its highest.
         weight_decay: AdamW's.
         label_smoothing: share of the target spread over all classes.
+
+    Attributes:
+        note_: in words, how many views of each image it saw.
     """
+
+    chooses_views: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -199,6 +204,7 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
         """Render every image and its views once: (m, 256, 256, 3) pixels and (m,) class positions."""
         affordable = _VIEWS_BYTES // (3 * IMAGE_SIZE**2 * len(images)) - 1
         views = max(1, min(max(setup.n_views, self.passes), affordable)) if setup.policy.has_views else 0
+        self.note_ = f"saw {views} augmented views of each image"
         pixels = np.empty((len(images), 1 + views, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
         for rows, image in zip(pixels, images, strict=True):
             picture = read_image(image)

@@ -36,7 +36,7 @@ class StrategyInfo:
         head: name or representation of the head.
         backbone: spec of the backbone; ``None`` where none was used.
         augmentation: name of the policy.
-        n_views: augmented views per training image.
+        n_views: augmented views per training image; 0 where there are none, or the head chooses and its note says.
         trains: whether it trains a network (or a part of one) rather than a head on frozen features.
         setting: ``"inductive"``, or ``"transductive"`` where test images were labelled jointly.
         description: one sentence for people.
