@@ -45,6 +45,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         backbone_: the loaded backbone; ``None`` for heads that use none.
         head_: the fitted head.
         history_: training curve of a head that trains a network; empty otherwise.
+        seed_: the seed that ``random_state`` came to.
+        support_: features and class positions that a scikit-learn head was fitted on, for saving; ``None`` otherwise.
 
     Example:
         >>> import numpy as np

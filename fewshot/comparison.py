@@ -70,6 +70,8 @@ def compare(
     stratified cross-validation; with one image of a class, accuracy cannot be estimated: the strategies are trained,
     and where ``unlabeled`` images are given, the report says how often the strategies agree on them.
 
+    Where no strategies are named, those that cannot use this backbone are left out with a note.
+
     Args:
         train: a data set, or a folder with one folder per class (or with ``train`` and ``test`` in it).
         test: the same, with no class that ``train`` does not have.
@@ -94,8 +96,6 @@ def compare(
         InvalidInputError: an argument out of range.
         DatasetError: data from which nothing can be learned.
         ImageError: with ``strict``, an unreadable image.
-
-    Where no strategies are named, those that cannot use this backbone are left out with a note.
     """
     seed = as_seed(random_state)
     prepared = _prepare(make_strategies(strategies), augmentation)
