@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -26,11 +26,15 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
     single ``fit`` is a batch of one in float64, a benchmark evaluates hundreds of episodes as one tensor operation.
 
     Attributes:
+        isometric: whether the answers depend on inner products of features alone, so that any rotation of the
+            features, and any space that keeps their inner products, gives the same answers. A benchmark then works
+            in the few dimensions that an episode's support spans.
         classes_: (n_classes,) the labels, sorted; the order of probabilities.
         n_features_in_: width of the features it was fitted on.
         state_: what was learned.
     """
 
+    isometric: ClassVar[bool] = False
     classes_: NDArray[Any]
     n_features_in_: int
     state_: State
@@ -85,6 +89,33 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
     @abstractmethod
     def _logits(self, state: State, query: Tensor) -> Tensor:
         """Score (*batch, n_query, d) features: (*batch, n_query, n_way) logits."""
+
+
+class TransductiveHead(Head):
+    """A head that labels all queries jointly: what it says of one depends on which others are asked with it.
+
+    A subclass implements :meth:`_label_jointly`. ``fit`` keeps the support; ``predict`` labels the features it is given
+    as one query set, changes nothing, and says the same when asked again.
+    """
+
+    def _fit(self, support: Tensor, labels: Tensor, n_way: int) -> State:
+        return {"support": support, "member": torch.nn.functional.one_hot(labels, n_way).to(support.dtype)}
+
+    def _logits(self, state: State, query: Tensor) -> Tensor:
+        return self._label_jointly(state["support"], state["member"], query)
+
+    @abstractmethod
+    def _label_jointly(self, support: Tensor, member: Tensor, query: Tensor) -> Tensor:
+        """Score queries jointly.
+
+        Args:
+            support: (*batch, n_support, d) features.
+            member: (*batch, n_support, n_way) one-hot classes, in the dtype of the features.
+            query: (*batch, n_query, d) features, all of them at once.
+
+        Returns:
+            (*batch, n_query, n_way) logits.
+        """
 
 
 def l2_normalise(features: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class LinearProbe(Head):
         >>> head.predict([[0.9, 0.2]]).item()
         'cat'
     """
+
+    isometric: ClassVar[bool] = True
 
     def __init__(self, *, C: float = 1.0, normalize: bool = True) -> None:
         self.C = C

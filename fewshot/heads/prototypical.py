@@ -8,6 +8,8 @@ al. 2019, arXiv:1911.04623) without centring.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,8 @@ class PrototypicalHead(Head):
         >>> head.predict([[0.9, 0.2]]).item()
         'cat'
     """
+
+    isometric: ClassVar[bool] = True
 
     def __init__(self, *, metric: str = "cosine", temperature: float = 0.1) -> None:
         self.metric = metric
