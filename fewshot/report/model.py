@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.errors import InvalidInputError, OutputError
+from fewshot.errors import InvalidInputError
 from fewshot.names import unknown_name
+from fewshot.report.writing import plain, write_text
 from fewshot.stats import Interval, mean_interval, paired_interval, proportion_interval
 
 SCHEMA_VERSION = 1
@@ -282,8 +282,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the pictures as plain data, with the summary's figures beside the raw answers."""
         data = {"schema": SCHEMA_VERSION}
-        data |= {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "pictures"}
-        data["summary"] = _plain([asdict(row) for row in self.summary()])
+        data |= {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "pictures"}
+        data["summary"] = plain([asdict(row) for row in self.summary()])
         return data
 
     @classmethod
@@ -334,19 +334,19 @@ class Report:
 
         Keys that end in ``_seconds`` are times; everything else depends on images, settings and seed alone.
         """
-        return _write(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        return write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str:
         """Give the table as Markdown, or write it where a path is given, and give the path."""
         from fewshot.report.markdown import render
 
-        return _write(path, render(self))
+        return write_text(path, render(self))
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """Give the report as one self-contained HTML page, or write it where a path is given, and give the path."""
         from fewshot.report.html import render
 
-        return _write(path, render(self))
+        return write_text(path, render(self))
 
     def _truth(self) -> NDArray[np.int64]:
         position = {name: i for i, name in enumerate(self.class_names)}
@@ -387,30 +387,3 @@ class Report:
 def percent(value: float, digits: int = 1) -> str:
     """Show a share between 0 and 1 in percent, without the sign ``%``."""
     return f"{100 * value:.{digits}f}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Interval):
-        return {"value": _plain(value.value), "low": _plain(value.low), "high": _plain(value.high)}
-    if hasattr(value, "__dataclass_fields__"):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        # JSON knows no infinity: the interval of a single draw has no ends.
-        return round(value, 6) if np.isfinite(value) else None
-    return value
-
-
-def _write(path: str | os.PathLike[str] | None, text: str) -> str:
-    if path is None:
-        return text
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another place.") from None
-    return os.fspath(path)
