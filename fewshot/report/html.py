@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -50,7 +51,7 @@ def render(report: Report) -> str:
     """Give the report as one self-contained HTML page."""
     predicted = bool(report.results and report.test_images)
     several = len(report.strategies) > 1
-    page = _environment().get_template("page.html.jinja")
+    page = page_environment().get_template("page.html.jinja")
     text = page.render(
         report=report,
         headline=headline(report),
@@ -71,18 +72,24 @@ def render(report: Report) -> str:
 
 
 def embedded_json(report: Report) -> str:
-    """Give the report as JSON that cannot end the script element it is written into.
+    """Give the report as JSON that cannot end the script element it is written into."""
+    return safe_json(report.to_dict())
+
+
+def safe_json(data: Mapping[str, Any]) -> str:
+    """Write JSON that no HTML parser reads markup in.
 
     Outside ASCII everything is escaped, and inside what HTML gives a meaning to; in JSON these characters occur in
     strings only, where an escape means the same character.
     """
-    text = json.dumps(report.to_dict(), allow_nan=False)
+    text = json.dumps(data, allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Load the templates, with everything escaped and the number formats as filters."""
     environment = Environment(
         loader=PackageLoader("fewshot.report", "templates"),
         autoescape=True,

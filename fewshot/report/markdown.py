@@ -15,14 +15,14 @@ MIN_FOR_RANGE = 20
 
 def render(report: Report) -> str:
     """Give the report as Markdown: headline, tables, what the intervals mean, environment."""
-    parts = [f"# {_escape(report.title)}", _escape(" ".join(headline(report)))]
+    parts = [f"# {escape(report.title)}", escape(" ".join(headline(report)))]
     if report.notes:
-        parts.append("\n".join(f"- {_escape(note)}" for note in report.notes))
+        parts.append("\n".join(f"- {escape(note)}" for note in report.notes))
     parts.append(_summary_table(report))
     if report.has_accuracy:
-        parts.append(_escape(population(report)))
+        parts.append(escape(population(report)))
     if report.draws:
-        parts += ["## Other draws of the training images", _escape(report.draws_note), _draws_table(report)]
+        parts += ["## Other draws of the training images", escape(report.draws_note), _draws_table(report)]
     parts += ["## Versions, settings and seed", "\n".join(_environment(report))]
     # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
     return ("\n\n".join(part for part in parts if part) + "\n").encode("utf-8", "backslashreplace").decode("utf-8")
@@ -40,14 +40,14 @@ def headline(report: Report) -> list[str]:
         f"(95 % interval {percent(best.accuracy.low)} to {percent(best.accuracy.high)})"
     )
     against = [f"{_compared(difference)} {base}" for base, difference in best.differences.items()]
-    sentences = [f"{found}: {_listed(against)}." if against else f"{found}."]
+    sentences = [f"{found}: {listed(against)}." if against else f"{found}."]
     near = [
         strategy.name
         for strategy in report.strategies
         if strategy.name != best.strategy and report.compare(best.strategy, strategy.name).low <= 0
     ]
     if near:
-        sentences.append(f"These images do not separate it from {_listed(near)}.")
+        sentences.append(f"These images do not separate it from {listed(near)}.")
     for name, count, mean, low, high, _ in report.draws_summary():
         if name == best.strategy and count >= MIN_FOR_RANGE:
             sentences.append(
@@ -86,7 +86,7 @@ def show_accuracy(interval: Interval | None) -> str:
 
 def show_difference(interval: Interval | None) -> str:
     """Show a difference of accuracies in points, as ``+23.1 [12.0, 34.0]``."""
-    return "" if interval is None else f"{_points(interval.value, sign=True)}{_ends(interval)}"
+    return "" if interval is None else f"{points(interval.value, sign=True)}{_ends(interval)}"
 
 
 def show_seconds(seconds: float) -> str:
@@ -98,20 +98,21 @@ def _ends(interval: Interval) -> str:
     # A single draw has a value and no interval.
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return ""
-    return f" [{_points(interval.low)}, {_points(interval.high)}]"
+    return f" [{points(interval.low)}, {points(interval.high)}]"
 
 
-def _points(share: float, *, sign: bool = False) -> str:
+def points(share: float, *, sign: bool = False) -> str:
+    """Show a share in percent or a difference in points, with a real minus sign."""
     rounded = round(100 * share, 1) + 0.0
     return f"{rounded:+.1f}".replace("-", "−") if sign else f"{rounded:.1f}".replace("-", "−")
 
 
 def _compared(difference: Interval) -> str:
-    ends = f"({_points(difference.low)} to {_points(difference.high)})"
-    points = _points(abs(difference.value))
-    if points == "0.0":
+    ends = f"({points(difference.low)} to {points(difference.high)})"
+    size = points(abs(difference.value))
+    if size == "0.0":
         return f"as many {ends} as"
-    return f"{points} points {'more' if difference.value > 0 else 'less'} {ends} than"
+    return f"{size} points {'more' if difference.value > 0 else 'less'} {ends} than"
 
 
 def _headline_without_accuracy(report: Report) -> list[str]:
@@ -125,14 +126,15 @@ def _headline_without_accuracy(report: Report) -> list[str]:
     return sentences
 
 
-def _listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Write a list as ``a, b and c``."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
 def _summary_table(report: Report) -> str:
     if not report.has_accuracy:
         rows = [[row.strategy, row.setting, show_seconds(row.training_seconds)] for row in report.summary()]
-        return _table(["strategy", "setting", "training, s"], rows, numbers_from=2)
+        return table(["strategy", "setting", "training, s"], rows, numbers_from=2)
     header = ["strategy", "accuracy", "n", "balanced accuracy", "log-loss"]
     header += [f"points over {base}" for base in report.baselines] + ["setting", "training, s"]
     rows = []
@@ -142,7 +144,7 @@ def _summary_table(report: Report) -> str:
         figures.append("" if row.log_loss is None else f"{row.log_loss:.3f}")
         figures += [show_difference(row.differences.get(base)) or "–" for base in report.baselines]
         rows.append([row.strategy, *figures, row.setting, show_seconds(row.training_seconds)])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _draws_table(report: Report) -> str:
@@ -153,22 +155,21 @@ def _draws_table(report: Report) -> str:
         shown = [show_difference(differences.get(base)) or "–" for base in report.baselines]
         spread = f"{percent(low)} to {percent(high)} %" if count >= MIN_FOR_RANGE else "–"
         rows.append([name, str(count), show_accuracy(mean), spread, *shown])
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _environment(report: Report) -> list[str]:
-    return [
-        f"- {_escape(key)}: {_escape(value)}" for key, value in [*report.environment.items(), ("seed", report.seed)]
-    ]
+    return [f"- {escape(key)}: {escape(value)}" for key, value in [*report.environment.items(), ("seed", report.seed)]]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
+    """Write a table; columns of numbers are aligned right, and cells are escaped."""
     rule = ["---" if i < numbers_from or name == "setting" else "---:" for i, name in enumerate(header)]
-    lines = [[_escape(cell) for cell in header], rule, *([_escape(cell) for cell in row] for row in rows)]
+    lines = [[escape(cell) for cell in header], rule, *([escape(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _escape(content: object) -> str:
+def escape(content: object) -> str:
     """Keep names and notes from being read as markup, and on one line."""
     flat = " ".join(str(content).split())
     return re.sub(r"([\\`*_<>|#~]|&(?=[#\w])|\[(?=[^\]]*\](?:\(|\[|:)))", r"\\\1", flat)

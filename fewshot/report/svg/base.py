@@ -46,7 +46,7 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
 def picture(height: float, title: str, description: str, *children: str, width: float = WIDTH) -> Markup:
     """Wrap children into a picture that scales with the page and speaks to screen readers.
 
-    A picture narrower than the others keeps its size rather than being blown up to theirs.
+    A picture narrower or wider than the others keeps its size rather than being scaled to theirs.
     """
     return element(
         "svg",
@@ -54,7 +54,7 @@ def picture(height: float, title: str, description: str, *children: str, width: 
         element("desc", description),
         *children,
         viewBox=f"0 0 {_attribute(width)} {_attribute(height)}",
-        width=width if width < WIDTH - 1 else None,
+        width=width if abs(width - WIDTH) > 1 else None,
         role="img",
         aria_label=title,
     )
