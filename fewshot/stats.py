@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,12 +93,8 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     Raises:
         InvalidInputError: no values, or some that are not finite.
     """
-    numbers = np.asarray(values, dtype=np.float64)
+    numbers = _finite_values(values)
     _check_confidence(confidence)
-    if numbers.size == 0:
-        raise InvalidInputError("An interval needs at least one value.")
-    if not np.isfinite(numbers).all():
-        raise InvalidInputError("An interval needs finite values; some are NaN or infinite.")
     mean = float(numbers.mean())
     if numbers.size == 1:
         return Interval(mean, float("-inf"), float("inf"))
@@ -106,9 +103,107 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+class StratifiedMean(NamedTuple):
+    """A mean of means, with what a t statistic needs.
+
+    Attributes:
+        value: the mean over strata of the mean over a stratum's values.
+        error: its standard error; infinite where a stratum has one value only.
+        freedom: degrees of freedom; infinite where no stratum varies at all.
+    """
+
+    value: float
+    error: float
+    freedom: float
+
+
+def stratified_mean(per_set_values: Sequence[ArrayLike]) -> StratifiedMean:
+    """Average means over strata, every stratum with the same weight however many values it has.
+
+    Strata vary differently, so that the degrees of freedom are those of F. E. Satterthwaite, "An approximate
+    distribution of estimates of variance components", Biometrics Bulletin 2 (1946), and B. L. Welch, "The
+    generalization of Student's problem when several different population variances are involved", Biometrika 34
+    (1947).
+
+    Args:
+        per_set_values: for each stratum, (n,) independent numbers; n may differ.
+
+    Raises:
+        InvalidInputError: no strata, or one without values or with values that are not finite.
+    """
+    strata = [_finite_values(values) for values in per_set_values]
+    if not strata:
+        raise InvalidInputError("A mean over data sets needs at least one data set.")
+    value = float(np.mean([stratum.mean() for stratum in strata]))
+    if min(map(len, strata)) < 2:
+        return StratifiedMean(value, float("inf"), 1.0)
+    variances = np.array([stratum.var(ddof=1) / len(stratum) for stratum in strata])
+    total = float(variances.sum())
+    # Shares of the variance, not variances: the squares of very small ones would vanish.
+    freedom = np.array([len(stratum) - 1 for stratum in strata])
+    spread = float(((variances / total) ** 2 / freedom).sum()) if total > 0 else 0.0
+    return StratifiedMean(value, float(np.sqrt(total)) / len(strata), 1 / spread if spread > 0 else float("inf"))
+
+
+def overall_interval(per_set_values: Sequence[ArrayLike], *, confidence: float = 0.95) -> Interval:
+    """Interval of the mean over data sets of the mean over episodes, the data sets being given.
+
+    It speaks of new episodes from these very images, and of nothing else: what the mean would be with endlessly many
+    episodes. It shrinks with the number of episodes, however few data sets and images there are (the "closed" interval
+    of Lafargue et al., "Oops, I Sampled it Again: Reinterpreting Confidence Intervals in Few-Shot Learning", 2024,
+    arXiv:2409.02850). For new data sets like these see :func:`across_sets_interval`.
+
+    Student's t with the standard errors of :func:`stratified_mean`; with one value in any data set it has no bounds.
+
+    Args:
+        per_set_values: for each data set, (n_episodes,) values; the numbers of episodes may differ.
+        confidence: nominal coverage.
+
+    Raises:
+        InvalidInputError: no data sets, or one without values or with values that are not finite.
+    """
+    _check_confidence(confidence)
+    mean = stratified_mean(per_set_values)
+    if not np.isfinite(mean.error):
+        return Interval(mean.value, float("-inf"), float("inf"))
+    half = float(stats.t.ppf(0.5 + confidence / 2, mean.freedom)) * mean.error
+    return Interval(mean.value, mean.value - half, mean.value + half)
+
+
+def across_sets_interval(per_set_values: Sequence[ArrayLike], *, confidence: float = 0.95) -> Interval:
+    """Interval of the mean over data sets of the mean over episodes, the data sets being a sample.
+
+    It speaks of new data sets like these, as far as these were drawn at random from such: what the mean would be over
+    endlessly many of them. It shrinks with the number of data sets; more episodes help only as far as they make each
+    data set's own mean exact. For new episodes from these same images see :func:`overall_interval`.
+
+    Student's t over the data sets' means.
+
+    Args:
+        per_set_values: for each data set, (n_episodes,) values; at least two data sets.
+        confidence: nominal coverage.
+
+    Raises:
+        InvalidInputError: fewer than two data sets, or one without values or with values that are not finite.
+    """
+    means = [float(_finite_values(values).mean()) for values in per_set_values]
+    if len(means) < 2:
+        raise InvalidInputError(f"Got {len(means)} data set(s); an interval over data sets needs at least 2.")
+    return mean_interval(means, confidence=confidence)
+
+
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise InvalidInputError(f"confidence={confidence!r}: needs a number between 0 and 1, such as 0.95.")
+
+
+def _finite_values(values: ArrayLike) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    numbers = np.asarray(values, dtype=np.float64).ravel()
+    if numbers.size == 0:
+        raise InvalidInputError("An interval needs at least one value.")
+    if not np.isfinite(numbers).all():
+        raise InvalidInputError("An interval needs finite values; some are NaN or infinite.")
+    return numbers
 
 
 def _unit_values(correct: ArrayLike) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -5,7 +5,14 @@ import pytest
 from scipy import stats
 
 from fewshot.errors import InvalidInputError
-from fewshot.stats import mean_interval, paired_interval, proportion_interval
+from fewshot.stats import (
+    across_sets_interval,
+    mean_interval,
+    overall_interval,
+    paired_interval,
+    proportion_interval,
+    stratified_mean,
+)
 
 
 def answers(right, n):
@@ -157,3 +164,60 @@ def test_pairs_of_different_lengths_are_refused():
 def test_a_confidence_that_is_no_probability_is_refused(function, confidence):
     with pytest.raises(InvalidInputError, match="confidence="):
         function([0, 1], confidence=confidence)
+
+
+# --- over data sets
+
+
+def sets(*sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(0.5 + 0.1 * i, 0.05 * (i + 1), n) for i, n in enumerate(sizes)]
+
+
+def test_one_data_set_is_an_ordinary_mean():
+    (values,) = sets(9)
+    assert overall_interval([values], confidence=0.9) == pytest.approx(mean_interval(values, confidence=0.9))
+
+
+def test_two_data_sets_have_welchs_interval():
+    # The mean of two means is half of the first minus the negated second.
+    x, y = sets(8, 20)
+    low, high = stats.ttest_ind(x, -y, equal_var=False).confidence_interval(0.95)
+    assert overall_interval([x, y]) == pytest.approx(((x.mean() + y.mean()) / 2, low / 2, high / 2))
+
+
+def test_equal_variances_and_sizes_add_up_their_degrees_of_freedom():
+    (values,) = sets(10)
+    assert stratified_mean([values, values + 0.2, values - 0.1]).freedom == pytest.approx(27)
+
+
+def test_every_data_set_counts_the_same_however_many_episodes_it_has():
+    assert overall_interval([[0.2, 0.4], [0.8] * 100]).value == pytest.approx((0.3 + 0.8) / 2)
+
+
+def test_no_spread_has_no_width_and_one_episode_has_no_bounds():
+    assert overall_interval([[0.25, 0.25], [0.75, 0.75, 0.75]]) == (0.5, 0.5, 0.5)
+    assert overall_interval([[0.25, 0.5], [0.75]]) == (0.5625, -np.inf, np.inf)
+
+
+def test_the_interval_over_data_sets_is_students_over_their_means():
+    values = sets(8, 20, 3)
+    assert across_sets_interval(values) == pytest.approx(mean_interval([v.mean() for v in values]))
+    assert across_sets_interval(values).value == pytest.approx(overall_interval(values).value)
+
+
+def test_an_interval_over_data_sets_needs_two():
+    with pytest.raises(InvalidInputError, match=r"1 data set.*at least 2"):
+        across_sets_interval([[0.1, 0.2]])
+
+
+def test_no_data_sets_and_empty_ones_are_refused():
+    with pytest.raises(InvalidInputError, match="at least one data set"):
+        overall_interval([])
+    for function in (overall_interval, across_sets_interval):
+        with pytest.raises(InvalidInputError, match="at least one value"):
+            function([[0.1, 0.2], []])
+        with pytest.raises(InvalidInputError, match="finite"):
+            function([[0.1, 0.2], [np.nan, 0.2]])
+        with pytest.raises(InvalidInputError, match="confidence="):
+            function([[0.1, 0.2], [0.3, 0.2]], confidence=95)

@@ -1,0 +1,123 @@
+"""How good answers are: accuracy, probabilities and calibration, of many episodes at once.
+
+Calibration is kept as bins, (n_bins, 3): for each bin of confidence the number of answers, the sum of their
+confidences and the sum of right answers. Bins of different episodes, batches or data sets are added.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fewshot.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+N_BINS = 15
+
+
+def episode_metrics(logits: Tensor, labels: Tensor, *, n_bins: int = N_BINS) -> dict[str, Tensor]:
+    """Score the answers of many episodes in a few operations, on the device of the logits.
+
+    The answer is the class with the largest logit, the first of several equal ones. NaN logits make ``log_loss`` and
+    ``brier`` NaN.
+
+    Args:
+        logits: (*batch, n_query, n_way), at least one query.
+        labels: (*batch, n_query) true class positions, 0..n_way-1, int64.
+        n_bins: equally wide bins of confidence, over 0..1.
+
+    Returns:
+        float64 tensors:
+
+        - ``accuracy``: (*batch,) share of right answers;
+        - ``balanced_accuracy``: (*batch,) that share within each class, averaged over the classes that have queries;
+        - ``log_loss``: (*batch,) mean of -log of the probability of the true class, infinite where that is 0;
+        - ``brier``: (*batch,) mean over queries of the squared distance of the probabilities from the truth, 0..2;
+        - ``calibration``: (*batch, n_bins, 3) bins, see the module.
+
+    Raises:
+        InvalidInputError: shapes that do not fit, or no queries.
+    """
+    import torch
+
+    if logits.ndim < 2 or labels.shape != logits.shape[:-1] or 0 in logits.shape[-2:]:
+        raise InvalidInputError(
+            f"Got logits {tuple(logits.shape)} and labels {tuple(labels.shape)}; needs (*batch, n_query, n_way) and "
+            "(*batch, n_query), with queries."
+        )
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    # Written out: softmax over so few classes takes longer than all the rest. Its largest probability is 1 / total.
+    largest, answer = logits.max(dim=-1, keepdim=True)
+    shifted = logits - largest
+    proba = shifted.exp()
+    total = proba.sum(dim=-1, keepdim=True)
+    confidence = total.reciprocal()
+    true = labels.unsqueeze(-1)
+    log_loss = (total.log() - shifted.gather(-1, true)).squeeze(-1).mean(dim=-1, dtype=torch.float64)
+    member = torch.zeros_like(proba).scatter_(-1, true, 1.0)
+    distance = proba.mul_(confidence).sub_(member).square_().sum(dim=(-1, -2))
+
+    right = (answer == true).squeeze(-1).to(proba.dtype)
+    # Bins are open below and closed above, as in Guo et al. 2017. Sums over queries are products with one-hot rows:
+    # unlike additions at an index they give the same bits every time on a GPU. What is counted is exact.
+    position = (confidence * n_bins).ceil_().long().clamp_(1, n_bins) - 1
+    in_bin = proba.new_zeros(*position.shape[:-1], n_bins).scatter_(-1, position, 1.0)
+    values = torch.stack([torch.ones_like(right), confidence.squeeze(-1), right], dim=-2)
+    per_class = (values @ member).double()
+    counts, hits = per_class[..., 0, :], per_class[..., 2, :]
+    recall = hits / counts.clamp(min=1)
+    return {
+        "accuracy": right.mean(dim=-1, dtype=torch.float64),
+        "balanced_accuracy": recall.sum(dim=-1) / (counts > 0).sum(dim=-1),
+        "log_loss": log_loss,
+        "brier": distance.double() / labels.shape[-1],
+        "calibration": (values @ in_bin).double().transpose(-1, -2),
+    }
+
+
+def calibration_bins(proba: ArrayLike, labels: ArrayLike, *, n_bins: int = N_BINS) -> NDArray[np.float64]:
+    """Sort answers into equally wide bins of their confidence, the probability of the class they give.
+
+    Args:
+        proba: (n, n_classes) probabilities.
+        labels: (n,) true class positions.
+        n_bins: number of bins over 0..1, each open below and closed above.
+
+    Returns:
+        (n_bins, 3) bins, see the module.
+
+    Raises:
+        InvalidInputError: shapes that do not fit, or values outside 0..1.
+    """
+    values, true = np.asarray(proba, dtype=np.float64), np.asarray(labels)
+    if values.ndim != 2 or true.shape != values.shape[:1]:
+        raise InvalidInputError(
+            f"Got probabilities {values.shape} and labels {true.shape}; needs (n, n_classes) and (n,)."
+        )
+    if not ((values >= 0) & (values <= 1 + 1e-6)).all():
+        raise InvalidInputError("Probabilities must lie between 0 and 1.")
+    answer = values.argmax(axis=1)
+    confidence = values[np.arange(len(values)), answer]
+    position = np.clip(np.ceil(confidence * n_bins).astype(np.intp), 1, n_bins) - 1
+    weights = (np.ones(len(values)), confidence, (answer == true).astype(np.float64))
+    return np.stack([np.bincount(position, weight, minlength=n_bins) for weight in weights], axis=1)
+
+
+def expected_calibration_error(bins: ArrayLike) -> float:
+    """Mean distance, in 0..1, between how sure answers were and how often they were right; NaN without answers.
+
+    Chuan Guo, Geoff Pleiss, Yu Sun and Kilian Weinberger, "On Calibration of Modern Neural Networks", 2017,
+    arXiv:1706.04599: the absolute difference between mean confidence and accuracy in each bin, weighted by its answers.
+
+    Args:
+        bins: (*batch, n_bins, 3) bins, see the module; those of a batch are added first.
+    """
+    total = np.asarray(bins, dtype=np.float64)
+    total = total.reshape(-1, *total.shape[-2:]).sum(axis=0)
+    count = total[:, 0].sum()
+    return float(np.abs(total[:, 1] - total[:, 2]).sum() / count) if count else float("nan")
