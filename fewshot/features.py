@@ -114,12 +114,11 @@ def _extract_block(
     progress: Progress | None,
 ) -> NDArray[np.float32]:
     keys, renders = [], []
+    # The fingerprint tells networks apart; runtimes compute the same network to other last bits.
+    made_by = (network.fingerprint, network.runtime_name)
     for payload in payloads:
-        keys.append(feature_key(payload.digest, network.fingerprint, "central"))
-        keys += [
-            feature_key(payload.digest, network.fingerprint, policy.spec, index, seed)
-            for index in range(1, n_views + 1)
-        ]
+        keys.append(feature_key(payload.digest, *made_by, "central"))
+        keys += [feature_key(payload.digest, *made_by, policy.spec, index, seed) for index in range(1, n_views + 1)]
         renders += view_renders(network, payload, policy, n_views, seed)
     known = store.get(keys) if store is not None else {}
     # An image given twice is computed once.

@@ -27,7 +27,9 @@ def list_backbones() -> list[str]:
     return sorted({*_PACKAGED_NAMES, *BACKBONES})
 
 
-def load_backbone(spec: str | Backbone = DEFAULT_BACKBONE, *, device: str | None = None) -> Backbone:
+def load_backbone(
+    spec: str | Backbone = DEFAULT_BACKBONE, *, device: str | None = None, runtime: str | None = None
+) -> Backbone:
     """Load a frozen pretrained backbone.
 
     Args:
@@ -35,9 +37,15 @@ def load_backbone(spec: str | Backbone = DEFAULT_BACKBONE, *, device: str | None
             ``local-dir:folder``, several of these joined with ``+``, or a backbone, which is returned as it is.
             ``efficientnet_lite0`` means the packaged weights; timm's own are ``efficientnet_lite0.ra_in1k``.
         device: ``"cpu"``, ``"cuda"``, ...; by default a GPU where there is one.
+        runtime: ``"pytorch"`` in float32; ``"openvino"``, on the CPU, with ``pip install 'fewshot[openvino]'``; or
+            ``"auto"``, the fastest that gives the same features (a cosine of at least 0.9999 on test pictures, else
+            PyTorch and a warning): OpenVINO where it is installed, float16 on CUDA. By default what the environment
+            variable ``FEWSHOT_RUNTIME`` says, else ``"auto"``.
 
     Raises:
-        UnknownNameError: no such backbone; the message lists the closest names.
+        UnknownNameError: no such backbone or runtime; the message lists the closest names.
+        MissingExtraError: ``runtime="openvino"`` without the package.
+        InvalidInputError: ``runtime="openvino"`` on a GPU.
         WeightsNotFoundError: its weights are neither here nor reachable.
 
     Example:
@@ -51,24 +59,34 @@ def load_backbone(spec: str | Backbone = DEFAULT_BACKBONE, *, device: str | None
         if isinstance(spec, Backbone):
             return spec
         raise InvalidInputError(f"backbone={spec!r} is neither a name nor a Backbone.")
-    return _load(spec.strip(), device or _default_device())
+    # Both need torch, which listing the names does not.
+    from fewshot.backbones.runtime import resolve_runtime
+
+    chosen = device or _default_device()
+    return _load(spec.strip(), chosen, resolve_runtime(runtime, chosen))
 
 
 @functools.lru_cache(maxsize=4)
-def _load(spec: str, device: str) -> Backbone:
+def _load(spec: str, device: str, runtime: str) -> Backbone:
     # A folder's name may hold a '+' of its own.
     is_folder = spec.startswith("local-dir:") and os.path.isdir(spec.removeprefix("local-dir:"))
     parts = [spec] if is_folder else [part.strip() for part in spec.split("+")]
     if not all(parts):
         raise InvalidInputError(f"backbone={spec!r} has an empty name; write for example 'efficientnet_lite0'.")
     if len(parts) == 1:
-        return _load_network(parts[0], device)
+        return _load_network(parts[0], device, runtime)
     from fewshot.backbones.joined import JoinedBackbone
 
-    return JoinedBackbone(tuple(_load_network(part, device) for part in parts))
+    return JoinedBackbone(tuple(_load_network(part, device, runtime) for part in parts))
 
 
-def _load_network(name: str, device: str) -> Network:
+def _load_network(name: str, device: str, runtime: str) -> Network:
+    network = _find_network(name, device)
+    network.use_runtime(runtime)
+    return network
+
+
+def _find_network(name: str, device: str) -> Network:
     if name in BACKBONES:
         factory = BACKBONES.load(name)
         network: Network = factory(device)  # type: ignore[operator]

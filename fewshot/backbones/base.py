@@ -89,6 +89,14 @@ class Network(Backbone):
         """Return the only array."""
         return features[0]
 
+    @property
+    def runtime_name(self) -> str:
+        """What computes the features; part of every stored key, since runtimes differ in the last bits."""
+        return "pytorch"
+
+    def use_runtime(self, runtime: str) -> None:
+        """Take a runtime of :func:`fewshot.load_backbone`; a network that knows only one way to run ignores it."""
+
     @abstractmethod
     def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and crop (H, W, 3) uint8 to (image_size, image_size, 3) uint8, as the network was trained."""
@@ -116,6 +124,8 @@ def run_network(network: Network, render: Sequence[Render], *, progress: Progres
     Returns:
         (len(render), n_features) float32, in the order of ``render``.
     """
+    # Asked in the caller's thread: the first time, a runtime is compiled for it, and may give a warning.
+    _ = network.runtime_name
     features = np.empty((len(render), network.n_features), dtype=np.float32)
     done = 0
     for start, rows in map_batches(render, network.batch_size, network.forward):

@@ -1,13 +1,162 @@
-"""How a network is executed: prepared once for inference, with the same numbers as before."""
+"""How a network is executed: prepared once for inference, by PyTorch or OpenVINO, with the same numbers as before."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from fewshot.backbones import openvino
+from fewshot.errors import InvalidInputError, MissingExtraError
+from fewshot.names import unknown_name
+
+RUNTIMES = ("auto", "openvino", "pytorch")
+_MIN_COSINE = 0.9999
+
+Forward: TypeAlias = "Callable[[NDArray[np.uint8]], NDArray[np.float32]]"
+"""Maps (b, S, S, 3) uint8 to (b, n_features) float32."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What executes a network.
+
+    Attributes:
+        name: ``"pytorch"``, ``"openvino"`` or ``"cuda-autocast"``; part of the keys of stored features, because
+            engines differ in the last bits.
+        forward: runs pictures through the network, from any thread.
+    """
+
+    name: str
+    forward: Forward
+
+
+class PixelNetwork(nn.Module):
+    """A prepared network that takes pixels: what is subtracted and divided by is part of it.
+
+    Args:
+        network: maps (b, 3, S, S) float32 to features.
+        mean: per channel, on the scale of 0..255.
+        std: per channel, on the scale of 0..255.
+    """
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.network, self.mean, self.std = network, mean, std
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map (b, S, S, 3) uint8 to (b, n_features)."""
+        features: Tensor = self.network((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        return features
+
+
+def resolve_runtime(runtime: str | None, device: str) -> str:
+    """Check a runtime's name; without one take ``FEWSHOT_RUNTIME`` from the environment, else ``"auto"``.
+
+    Raises:
+        UnknownNameError: no such runtime.
+        MissingExtraError: OpenVINO is asked for and not installed.
+        InvalidInputError: OpenVINO is asked for on a device other than the CPU.
+    """
+    name = runtime or os.environ.get("FEWSHOT_RUNTIME") or "auto"
+    if name not in RUNTIMES:
+        raise unknown_name("runtime", name, RUNTIMES)
+    if name == "openvino" and device != "cpu":
+        raise InvalidInputError(f"runtime='openvino' runs on the CPU, not on {device!r}; use runtime='auto' there.")
+    if name == "openvino" and not openvino.is_installed():
+        raise MissingExtraError("OpenVINO is not installed. Run: pip install 'fewshot[openvino]'")
+    return name
+
+
+def start_engine(network: PixelNetwork, *, runtime: str, device: str, size: int, name: str) -> Engine:
+    """Choose what executes a network, and check its features against PyTorch's in float32.
+
+    Args:
+        network: the prepared network, on ``device``.
+        runtime: one of :data:`RUNTIMES`. ``"auto"`` takes OpenVINO on a CPU where it is installed, float16 where
+            that is safe on CUDA, and otherwise PyTorch in float32, which is also what ``"pytorch"`` means everywhere.
+        device: where the network is.
+        size: side of its pictures in pixels.
+        name: what to call the network in messages.
+
+    Raises:
+        InvalidInputError: OpenVINO is asked for, and does not convert the network or gives other features.
+    """
+    exact = Engine("pytorch", _pytorch(network, device, torch.float32))
+    try:
+        if runtime != "pytorch" and device == "cpu" and openvino.is_installed():
+            engine = Engine("openvino", openvino.CompiledNetwork(network, size))
+        elif runtime == "auto" and device.startswith("cuda"):
+            engine = Engine("cuda-autocast", _pytorch(network, device, torch.float16))
+        else:
+            return exact
+        _check_same(engine.forward, exact.forward, size)
+    # Converters raise errors of many kinds, and all mean the same here.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+        if runtime != "auto":
+            raise InvalidInputError(
+                f"runtime={runtime!r} cannot run {name!r} ({reason}); use runtime='auto' or 'pytorch'."
+            ) from error
+        warnings.warn(
+            f"{name!r} is run by PyTorch in float32, slower but right: the faster runtime failed ({reason}). "
+            "runtime='pytorch' or FEWSHOT_RUNTIME=pytorch avoids the attempt.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return exact
+    return engine
+
+
+def _pytorch(network: PixelNetwork, device: str, dtype: torch.dtype) -> Forward:
+    kind, is_half = torch.device(device).type, dtype != torch.float32
+
+    def forward(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode(), torch.autocast(kind, dtype if is_half else None, enabled=is_half):
+            features: Tensor = network(torch.from_numpy(pixels).to(device))
+        return features.float().cpu().numpy()
+
+    return forward
+
+
+def _check_same(forward: Forward, exact: Forward, size: int) -> None:
+    pictures = _check_pictures(size)
+    ours, theirs = (f(pictures).astype(np.float64) for f in (forward, exact))
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosine = float(((ours * theirs).sum(axis=1) / norms).min())
+    # Written so that NaN fails.
+    if not cosine >= _MIN_COSINE:
+        raise ValueError(f"its features have a cosine of {cosine:.6f} with PyTorch's, below {_MIN_COSINE}")
+
+
+def _check_pictures(size: int) -> NDArray[np.uint8]:
+    """Draw four fixed pictures, (4, size, size, 3): a gradient, coarse and fine clouds, and noise on a gradient.
+
+    Smooth ones are like photographs, where an engine's errors add up; white noise alone averages them away.
+    """
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, size)
+    gradient = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], ramp[::-1, None]), axis=-1)
+    clouds = [
+        np.asarray(
+            Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)).resize(
+                (size, size), Image.Resampling.BICUBIC
+            )
+        )
+        for cells in (5, 32)
+    ]
+    noisy = np.clip(gradient + rng.normal(0, 40, gradient.shape), 0, 255)
+    return np.stack([picture.astype(np.uint8) for picture in (gradient, *clouds, noisy)])
 
 
 def prepare(model: nn.Module, example: Tensor) -> nn.Module:

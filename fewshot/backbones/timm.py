@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,12 +19,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fewshot.backbones.base import Network
-from fewshot.backbones.runtime import prepare
+from fewshot.backbones.runtime import Engine, PixelNetwork, prepare, start_engine
 from fewshot.errors import UnknownNameError, WeightsNotFoundError
 from fewshot.names import unknown_name
 
 # Part of the fingerprint: raise it when the same weights and preprocessing begin to give other features.
 _EXTRACTION_VERSION = 1
+
+# Of the module, not of a network, which must stay possible to copy and pickle.
+_STARTING = threading.Lock()
 
 
 class TimmNetwork(Network):
@@ -55,6 +59,33 @@ class TimmNetwork(Network):
         with torch.inference_mode():
             self.n_features = int(self.runtime(example).shape[1])
         self.fingerprint = _fingerprint(self.model, self.config)
+        self.use_runtime("auto")
+
+    def use_runtime(self, runtime: str) -> None:
+        """Choose one of :data:`fewshot.backbones.runtime.RUNTIMES`; it is started when first needed."""
+        self._runtime_choice = runtime
+        self._engine: Engine | None = None
+
+    @property
+    def runtime_name(self) -> str:
+        """What computes the features: ``"pytorch"``, ``"openvino"`` or ``"cuda-autocast"``."""
+        return self._started().name
+
+    def _started(self) -> Engine:
+        with _STARTING:
+            if self._engine is None:
+                self._engine = start_engine(
+                    PixelNetwork(self.runtime, self._mean, self._std).eval(),
+                    runtime=self._runtime_choice,
+                    device=self.device,
+                    size=self.image_size,
+                    name=self.spec,
+                )
+            return self._engine
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A compiled network stays in its process; a copy compiles its own.
+        return self.__dict__ | {"_engine": None}
 
     def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and crop (H, W, 3) uint8 to (image_size, image_size, 3) uint8 with timm's own transform."""
@@ -68,9 +99,7 @@ class TimmNetwork(Network):
 
     def forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run (b, S, S, 3) uint8 through the network; return (b, n_features) float32."""
-        with torch.inference_mode():
-            features: Tensor = self.runtime(self.normalise(pixels))
-        return features.float().cpu().numpy()
+        return self._started().forward(pixels)
 
 
 def load_timm(name: str, device: str, *, also_known: Sequence[str] = ()) -> TimmNetwork:
