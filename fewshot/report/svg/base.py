@@ -6,6 +6,8 @@ The pictures have no colours of their own. They name CSS classes, so that the pa
 from __future__ import annotations
 
 import math
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -95,6 +97,41 @@ def clip(content: str, most: int) -> str:
         return content
     head = (most - 1) * 2 // 3
     return f"{content[:head]}…{content[len(content) - (most - 1 - head) :]}"
+
+
+def width_of(content: str) -> float:
+    """Estimate the width of a text of 12 pixels, generously: which font the reader has is not known."""
+    return sum(
+        0.0
+        if unicodedata.combining(c)
+        else 13.0
+        if unicodedata.east_asian_width(c) in "WF"
+        else 3.9
+        if c in " .,:;'|!iljt()[]-·"
+        else 10.0
+        if c in "mwMW@%"
+        else 7.0
+        for c in content
+    )
+
+
+def fit(content: str, room: float) -> str:
+    """Shorten a name in the middle until it fits a width."""
+    shown, most = content, len(content)
+    while most > 2 and width_of(shown) > room:
+        most -= 1
+        shown = clip(content, most)
+    return shown
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Push ascending positions apart until neighbours are ``gap`` apart, within ``low`` to ``high`` where that fits."""
+    found: list[float] = []
+    for position in wanted:
+        found.append(max(position, found[-1] + gap if found else low))
+    for i in range(len(found) - 1, -1, -1):
+        found[i] = min(found[i], found[i + 1] - gap if i + 1 < len(found) else high)
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from fewshot.report.model import Report, StrategyInfo
-from fewshot.report.svg.base import WIDTH, Scale, clip, element, family, line, number, picture, text
+from fewshot.report.svg.base import WIDTH, Scale, clip, element, family, line, number, picture, spread, text
 
 _HEIGHT, _TOP, _BOTTOM, _LEFT = 220.0, 24.0, 180.0, 34.0
 _LINE = 14.0
@@ -117,9 +117,5 @@ def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def _labels(labels: list[tuple[float, str]], ys: Scale, right: float) -> list[Markup]:
     """Write labels at the height of their losses, pushed apart where these are close together."""
     order = sorted(labels, reverse=True)
-    heights: list[float] = []
-    for loss, _ in order:
-        heights.append(max(ys(loss) + 4, heights[-1] + _LINE if heights else _TOP))
-    for i in range(len(heights) - 1, -1, -1):
-        heights[i] = min(heights[i], (heights[i + 1] if i + 1 < len(heights) else _BOTTOM + 18) - _LINE)
+    heights = spread([ys(loss) + 4 for loss, _ in order], _LINE, _TOP, _BOTTOM + 18 - _LINE)
     return [text(right + 9, y, label, "label") for (_, label), y in zip(order, heights, strict=True)]

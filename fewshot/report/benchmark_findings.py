@@ -1,0 +1,130 @@
+"""What a benchmark's renderings show: every figure computed once, so that tables and pictures agree."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+
+from fewshot.report.benchmark import BenchmarkReport, BenchmarkRow
+from fewshot.report.model import StrategyInfo
+from fewshot.significance import PairedTest, Ranks, holm
+from fewshot.stats import Interval
+
+_LEAST_COST = 1e-4
+"""Seconds below which a cost is not told apart: clocks are no better, and a logarithm needs a number."""
+
+
+class Findings:
+    """The figures of a report, looked up by strategy and number of shots.
+
+    Args:
+        report: what was found.
+    """
+
+    def __init__(self, report: BenchmarkReport) -> None:
+        self.report = report
+        self.rows: dict[tuple[str, str, str], BenchmarkRow] = {
+            (row.dataset, row.strategy, row.k_shot): row for row in report.summary()
+        }
+        self.datasets = tuple(one.name for one in report.datasets)
+        self.infos = {info.name: info for info in report.strategies}
+        self.shots = tuple(k for k in report.shots if any(key[2] == k for key in self.rows))
+        self.several_sets = len(self.datasets) > 1
+
+    def ran(self, k_shot: str) -> list[StrategyInfo]:
+        """Strategies that were run at this number of shots, on any data set."""
+        return [info for info in self.report.strategies if self.of(k_shot, info.name)]
+
+    def of(self, k_shot: str, strategy: str | None = None) -> list[BenchmarkRow]:
+        """Rows of a number of shots, of one strategy if it is named."""
+        return [row for (_, name, k), row in self.rows.items() if k == k_shot and strategy in (None, name)]
+
+    @cached_property
+    def overall(self) -> dict[tuple[str, str], Interval]:
+        """Mean over data sets by (strategy, shots), of strategies that were run on all of them."""
+        found = {(info.name, k): self.report.overall(info.name, k) for k in self.shots for info in self.ran(k)}
+        return {key: interval for key, interval in found.items() if interval is not None}
+
+    @cached_property
+    def leads(self) -> dict[tuple[str, str], tuple[PairedTest, float]]:
+        """Difference of these means to the reference's with its corrected p-value, by (strategy, shots)."""
+        reference = self.report.reference
+        found: dict[tuple[str, str], tuple[PairedTest, float]] = {}
+        for k in self.shots:
+            names = [name for name in self.complete(k) if name != reference]
+            if (reference, k) not in self.overall:
+                continue
+            if self.several_sets:
+                tests = [self.report.compare(name, reference, k) for name in names]
+                adjusted = [float(p) for p in holm([test.p_value for test in tests])]
+                found |= {(name, k): (test, p) for name, test, p in zip(names, tests, adjusted, strict=True)}
+                continue
+            # The mean over one data set is that data set's, and so is the difference.
+            for name in names:
+                row = self.rows[self.datasets[0], name, k]
+                if row.difference is not None and row.p_holm is not None:
+                    found[name, k] = (row.difference, row.p_holm)
+        return found
+
+    def complete(self, k_shot: str) -> list[str]:
+        """Strategies that have a mean over all data sets."""
+        return [info.name for info in self.report.strategies if (info.name, k_shot) in self.overall]
+
+    def order(self, k_shot: str) -> list[str]:
+        """Strategies from the most to the least accurate on average; of equals the one with the lower log-loss."""
+        names = self.complete(k_shot)
+        return sorted(names, key=lambda name: (-self.overall[name, k_shot].value, self.mean_loss(name, k_shot)))
+
+    def mean_loss(self, strategy: str, k_shot: str) -> float:
+        """Mean log-loss over data sets."""
+        return _mean(row.log_loss for row in self.of(k_shot, strategy))
+
+    def best(self, k_shot: str) -> str | None:
+        """The strategy with the highest mean; ``None`` where none was run on all data sets."""
+        return next(iter(self.order(k_shot)), None)
+
+    def near(self, k_shot: str) -> list[str]:
+        """Strategies that the episodes do not separate from the best, at 5 % and corrected for their number."""
+        best, *others = self.order(k_shot) or [""]
+        adjusted = [float(p) for p in holm([self.report.compare(best, name, k_shot).p_value for name in others])]
+        # Written so that a p-value that is no number separates nothing.
+        return [name for name, p in zip(others, adjusted, strict=True) if not p < 0.05]
+
+    @cached_property
+    def ranks(self) -> dict[str, Ranks]:
+        """Mean ranks by number of shots, where there are data sets and strategies enough."""
+        found = {k: self.report.ranks(k) for k in self.shots}
+        return {k: ranks for k, ranks in found.items() if ranks is not None}
+
+    def mean_rank(self, strategy: str, k_shot: str) -> float | None:
+        """Mean rank of a strategy over data sets."""
+        ranks = self.ranks.get(k_shot)
+        return None if ranks is None else dict(zip(ranks.names, ranks.mean_ranks, strict=True)).get(strategy)
+
+    def usual_episodes(self, k_shot: str) -> int:
+        """The number of episodes that most figures are means over."""
+        return Counter(row.n_episodes for row in self.of(k_shot)).most_common(1)[0][0]
+
+    def best_on(self, dataset: str, k_shot: str) -> str | None:
+        """The strategy with the highest accuracy on a data set."""
+        rows = [row for row in self.of(k_shot) if row.dataset == dataset]
+        return max(rows, key=lambda row: row.accuracy.value).strategy if rows else None
+
+    def cost(self, strategy: str, k_shot: str) -> float:
+        """Seconds per episode: the features' share, where they were not stored already, and training."""
+        return _mean(
+            max(_LEAST_COST, row.extract_seconds / row.n_episodes + row.fit_seconds)
+            for row in self.of(k_shot, strategy)
+        )
+
+
+def bounded(interval: Interval) -> bool:
+    """Whether an interval says anything: of one episode it has no ends, or those of all accuracies."""
+    return math.isfinite(interval.low) and math.isfinite(interval.high) and (interval.low > 0 or interval.high < 1)
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else 0.0

@@ -1,0 +1,217 @@
+"""A benchmark as one HTML page that needs nothing but itself: no network, no script, no font."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from fewshot.report import svg
+from fewshot.report.benchmark import BenchmarkReport, BenchmarkRow, EpisodeExample
+from fewshot.report.benchmark_findings import Findings, bounded
+from fewshot.report.benchmark_markdown import cell, further
+from fewshot.report.benchmark_words import (
+    COST,
+    caption,
+    count,
+    facts,
+    headline,
+    per_class,
+    population,
+    ranks_note,
+    settings,
+    show_counts,
+    show_mean,
+    show_p,
+    show_test,
+)
+from fewshot.report.html import page_environment, safe_json
+from fewshot.report.model import ImageInfo, StrategyInfo, percent
+from fewshot.report.svg.cost import cost_accuracy
+from fewshot.report.svg.forest import accuracy_rows, difference_rows
+from fewshot.report.svg.heat import heat_map
+from fewshot.report.svg.ranks import rank_diagram
+from fewshot.report.svg.reliability import reliability
+from fewshot.report.svg.shots import accuracy_over_shots, drawn_in_full
+
+MOST_EMBEDDED = 2_000_000
+"""Characters of JSON that a page carries; of a longer report it carries all but the values of single episodes."""
+PER_EPISODE = ("episodes", "accuracy", "balanced_accuracy", "log_loss", "brier", "seconds")
+
+
+@dataclass(frozen=True)
+class Column:
+    """The heading of a column; ``words`` are aligned left, figures right."""
+
+    name: str
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of strategies: headings, and for each strategy its cells, the best of a column marked."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[tuple[StrategyInfo, tuple[tuple[str, bool], ...]], ...]
+
+
+def render(report: BenchmarkReport) -> str:
+    """Give the benchmark as one self-contained HTML page."""
+    findings = Findings(report)
+    data, whole = embedded_json(report)
+    page = page_environment().get_template("benchmark.html.jinja")
+    text = page.render(
+        report=report,
+        findings=findings,
+        headline=headline(findings),
+        facts=facts(findings),
+        population=population(findings),
+        families=_families(report),
+        grids=[(k, results(findings, k)) for k in findings.shots],
+        over_shots=_over_shots(findings),
+        some_thin=len(drawn_in_full(findings)) < len(report.strategies),
+        heat=_by_shots(findings, lambda k: heat_map(findings, k)),
+        differences=_per_set(findings, difference_rows),
+        ranks=_by_shots(findings, lambda k: rank_diagram(findings, k) if k in findings.ranks else None),
+        costs=_by_shots(findings, lambda k: cost_accuracy(findings, k)),
+        reliability=[(k, drawn) for k in findings.shots if (drawn := _reliability(findings, k))],
+        examples=_examples(report),
+        everything=[(name, _everything(findings, name)) for name in findings.datasets],
+        caption=caption,
+        ranks_note=ranks_note,
+        settings=settings,
+        per_class=per_class,
+        number=count,
+        classes=_classes,
+        cost_words=COST,
+        svg=svg,
+        data=data,
+        whole=whole,
+    )
+    # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def embedded_json(report: BenchmarkReport) -> tuple[str, bool]:
+    """Give the report as JSON for a script element, and whether it is whole or too long for the values of episodes."""
+    data = report.to_dict()
+    text = safe_json(data)
+    if len(text) <= MOST_EMBEDDED:
+        return text, True
+    # Of another kind, so that nobody takes it for a report that can be read back.
+    return safe_json(data | {"kind": "benchmark without episodes", "series": _without_episodes(data)}), False
+
+
+def _without_episodes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in PER_EPISODE} for row in data["series"]]
+
+
+def results(findings: Findings, k_shot: str) -> Grid:
+    """Make the table of a number of shots: accuracies, means, differences to the reference, ranks."""
+    report, several, reference = findings.report, findings.several_sets, findings.report.reference
+    compared = any(row.difference for row in findings.of(k_shot))
+    columns = [*map(Column, findings.datasets)]
+    columns += [Column("mean"), Column("mean, other data sets like these")] if several else []
+    columns += [Column(f"points over {reference}"), Column("p (Holm)")] if compared else []
+    columns += [Column("win / tie / loss")] if compared and several else []
+    columns += [Column("mean rank")] if k_shot in findings.ranks else []
+    columns.append(Column("setting", words=True))
+    tops = {name: findings.best_on(name, k_shot) for name in findings.datasets}
+    lines = []
+    for info in findings.ran(k_shot):
+        cells = [(cell(findings, name, info.name, k_shot), tops[name] == info.name) for name in findings.datasets]
+        if several:
+            across = report.across_datasets(info.name, k_shot)
+            mean = show_mean(findings.overall.get((info.name, k_shot)))
+            cells.append((mean, findings.best(k_shot) == info.name))
+            known = across is not None and bounded(across)
+            cells.append((f"{percent(across.low)} to {percent(across.high)}" if across and known else "–", False))
+        if compared:
+            test, p = findings.leads.get((info.name, k_shot), (None, None))
+            cells += [(show_test(test), False), (show_p(p), False)]
+        if compared and several:
+            counts = report.win_tie_loss(info.name, reference, k_shot)
+            cells.append((show_counts(counts) if info.name != reference and any(counts) else "–", False))
+        if k_shot in findings.ranks:
+            rank = findings.mean_rank(info.name, k_shot)
+            cells.append(("–" if rank is None else f"{rank:.2f}", False))
+        cells.append((info.setting, False))
+        lines.append((info, tuple(cells)))
+    return Grid(tuple(columns), tuple(lines))
+
+
+def _everything(findings: Findings, dataset: str) -> list[tuple[str, list[tuple[BenchmarkRow, tuple[str, ...]]]]]:
+    """Give every figure of a data set, by number of shots."""
+    return [
+        (
+            k,
+            [
+                (row, (show_mean(row.accuracy), show_test(row.difference), show_p(row.p_holm), *further(row)))
+                for row in findings.of(k)
+                if row.dataset == dataset
+            ],
+        )
+        for k in findings.shots
+    ]
+
+
+def _over_shots(findings: Findings) -> list[tuple[str, Markup]]:
+    """Draw accuracies over numbers of shots; of a single number there is no line, but a row per strategy."""
+    if not findings.shots:
+        return []
+    names = [None, *findings.datasets] if findings.several_sets else list(findings.datasets)
+    if len(findings.shots) > 1:
+        return [(_set_title(findings, name), accuracy_over_shots(findings, name)) for name in names]
+    drawn = [(_set_title(findings, name), accuracy_rows(findings, findings.shots[0], name)) for name in names]
+    return [(title, picture) for title, picture in drawn if picture is not None]
+
+
+def _set_title(findings: Findings, dataset: str | None) -> str:
+    return dataset if dataset is not None else f"Mean of {count(len(findings.datasets), 'data set')}"
+
+
+def _by_shots(findings: Findings, draw: Callable[[str], Markup | None]) -> list[tuple[str, Markup]]:
+    drawn = [(k, draw(k)) for k in findings.shots]
+    return [(k, picture) for k, picture in drawn if picture is not None]
+
+
+def _per_set(
+    findings: Findings, draw: Callable[[Findings, str, str | None], Markup | None]
+) -> list[tuple[str, Markup | None, list[tuple[str, Markup]]]]:
+    """Draw by number of shots: over all data sets, and on each of them."""
+    found = []
+    for k in findings.shots:
+        each = [(name, picture) for name in findings.datasets if (picture := draw(findings, k, name)) is not None]
+        mean = draw(findings, k, None) if findings.several_sets else None
+        if mean is not None or each:
+            found.append((k, mean, each))
+    return found
+
+
+def _reliability(findings: Findings, k_shot: str) -> list[tuple[str, Markup]]:
+    drawn = [(info.name, reliability(findings, info.name, k_shot)) for info in findings.ran(k_shot)]
+    return [(name, picture) for name, picture in drawn if picture is not None]
+
+
+def _families(report: BenchmarkReport) -> list[tuple[str, str]]:
+    """The families that occur, in the order of the legend, with their meaning."""
+    present = {svg.family(info) for info in report.strategies}
+    return [(name, meaning) for name, meaning in svg.FAMILIES.items() if name in present]
+
+
+def _examples(report: BenchmarkReport) -> list[tuple[str, list[EpisodeExample]]]:
+    """Group episodes by what makes them worth looking at."""
+    titles = {"worst": "Lowest accuracy", "slowest": "Longest time"}
+    kinds = dict.fromkeys([*titles, *(one.kind for one in report.examples)])
+    grouped = [(titles.get(kind, kind), [one for one in report.examples if one.kind == kind]) for kind in kinds]
+    return [(title, found) for title, found in grouped if found]
+
+
+def _classes(example: EpisodeExample) -> list[tuple[str, list[tuple[ImageInfo, bytes | None]]]]:
+    """Give the training images of an episode by class, with their pictures."""
+    by_class: dict[str, list[tuple[ImageInfo, bytes | None]]] = {}
+    for i, image in enumerate(example.support):
+        by_class.setdefault(image.label or "", []).append((image, example.support_pictures.get(i)))
+    return list(by_class.items())

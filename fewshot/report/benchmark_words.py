@@ -1,0 +1,206 @@
+"""Sentences and number formats of a benchmark, the same in HTML, Markdown and the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fewshot.report.benchmark_findings import Findings, bounded
+from fewshot.report.markdown import listed, points, show_difference, show_seconds
+from fewshot.report.model import percent
+from fewshot.significance import PairedTest
+from fewshot.stats import Interval
+
+_NAMED = 4
+"""Strategies that a sentence names before it counts the others."""
+
+COST = (
+    "Cost is the mean over data sets of: the time to compute the features of the whole data set divided by the number "
+    "of episodes, plus the mean training time of an episode. Features stored by an earlier run cost next to nothing, "
+    "and prediction is not included."
+)
+
+
+def headline(findings: Findings) -> list[str]:
+    """Say in plain sentences which strategy is best at each number of shots, and how sure that is."""
+    shots, bests = findings.shots, [findings.best(k) for k in findings.shots]
+    if not any(bests):
+        return ["No strategy was run on all data sets, so none can be called best overall."]
+    if len(shots) == 1:
+        return _found(findings, shots[0])
+    first, rest = bests[0], [sentence for k in shots for sentence in [" ".join(_found(findings, k))]]
+    if len(findings.infos) == 1 and first:
+        figures = [f"{percent(findings.overall[first, k].value)} % with {k}" for k in shots if findings.best(k)]
+        return [f"{first} answers {listed(figures)} training images per class{_over(findings)}.", *rest]
+    if first and set(bests) == {first}:
+        return [f"{first} is the most accurate with {listed(shots)} training images per class.", *rest]
+    at = {best: [k for k in shots if findings.best(k) == best] for best in bests if best}
+    named = [f"{best} with {listed(ks)}" for best, ks in at.items()]
+    return [f"Which strategy is best depends on the training images per class: {', '.join(named)}.", *rest]
+
+
+def _found(findings: Findings, k_shot: str) -> list[str]:
+    best = findings.best(k_shot)
+    if best is None:
+        return [f"With {per_class(k_shot)}, no strategy was run on all data sets."]
+    interval, several = findings.overall[best, k_shot], len(findings.complete(k_shot)) > 1
+    ends = f" (95 % interval {percent(interval.low)} to {percent(interval.high)})" if bounded(interval) else ""
+    what = "is the most accurate" if several else "was run"
+    sentence = f"With {per_class(k_shot)}, {best} {what}: {percent(interval.value)} %{ends}{_over(findings)}"
+    sentences = [f"{sentence}{_against(findings, best, k_shot)}."]
+    near = findings.near(k_shot)
+    if near:
+        more = [f"{len(near) - _NAMED + 1} others"] if len(near) > _NAMED else []
+        shown = near[: _NAMED - 1] if more else near
+        sentences.append(f"These episodes do not separate it from {listed([*shown, *more])}.")
+    if findings.infos[best].setting == "transductive":
+        sentences.append("It is transductive: it sees all queries of an episode at once.")
+        alone = next((n for n in findings.order(k_shot) if findings.infos[n].setting != "transductive"), None)
+        if alone is not None:
+            accuracy = percent(findings.overall[alone, k_shot].value)
+            sentences.append(f"Of those that see one query at a time {alone} is best, at {accuracy} %.")
+    return sentences
+
+
+def _against(findings: Findings, best: str, k_shot: str) -> str:
+    """Compare the best with the reference; the reference itself with the next."""
+    if best != findings.report.reference:
+        lead = findings.leads.get((best, k_shot))
+        return "" if lead is None else f", {_apart(lead[0].difference, 'above', findings.report.reference)}"
+    others = findings.order(k_shot)[1:]
+    if not others:
+        return ""
+    return f", {_apart(findings.report.compare(best, others[0], k_shot).difference, 'above', others[0])}"
+
+
+def _apart(difference: Interval, way: str, other: str) -> str:
+    known = math.isfinite(difference.low) and math.isfinite(difference.high)
+    ends = f" ({points(difference.low)} to {points(difference.high)})" if known else ""
+    size = points(abs(difference.value))
+    if size == "0.0":
+        return f"level with {other}{ends}"
+    return f"{size} points{ends} {way if difference.value > 0 else 'below'} {other}"
+
+
+def _over(findings: Findings) -> str:
+    n = len(findings.datasets)
+    return f" on average over {n} data sets" if n > 1 else f" on {findings.datasets[0]}" if n else ""
+
+
+def population(findings: Findings) -> str:
+    """Say what the intervals speak of, and what they do not."""
+    sentences = [findings.report.population]
+    if findings.several_sets:
+        sentences.append("Means over data sets speak of these data sets; other data sets vary much more.")
+    if len(findings.infos) > 2:
+        sentences.append("The best of several was picked on these very episodes, which flatters it a little.")
+    return " ".join(sentences)
+
+
+def facts(findings: Findings) -> str:
+    """Count what was measured."""
+    report = findings.report
+    counts = sorted({row.n_episodes for row in findings.rows.values()}) or [0]
+    episodes = count(counts[0], "episode") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} episodes"
+    return ", ".join(
+        [
+            count(len(report.datasets), "data set"),
+            count(len(report.strategies), "strategy", "strategies"),
+            f"{listed(findings.shots)} training {'image' if findings.shots == ('1',) else 'images'} per class",
+            f"{episodes} each",
+            f"seed {report.seed}",
+        ]
+    )
+
+
+def caption(findings: Findings, k_shot: str) -> str:
+    """Say what the figures of a table are means over."""
+    rows, usual = findings.of(k_shot), findings.usual_episodes(k_shot)
+    means = f"means over {usual} episodes" if usual > 1 else "of one episode, which has no interval"
+    other = "; where n is given, over n" if len({row.n_episodes for row in rows}) > 1 else ""
+    return f"Accuracy in % ± half of its 95 % interval, {means}{other}. {settings(findings, k_shot)}"
+
+
+def settings(findings: Findings, k_shot: str) -> str:
+    """Say which strategies see one query at a time, and which all at once."""
+    joint = [info.name for info in findings.ran(k_shot) if info.setting == "transductive"]
+    if not joint:
+        return "All are inductive: each query is answered on its own."
+    if len(joint) == len(findings.ran(k_shot)):
+        return "All are transductive: the queries of an episode are answered jointly."
+    return f"Transductive, answering the queries of an episode jointly: {listed(joint)}. The others are inductive."
+
+
+def differences_note(findings: Findings) -> str:
+    """Say how differences are to be read."""
+    note = (
+        f"Accuracy minus that of {findings.report.reference} on the same episodes, in points with its 95 % interval; "
+        "p-values are corrected (Holm) for the number of strategies they were taken of."
+    )
+    return note + (" Wins, ties and losses count data sets at p < 0.05." if findings.several_sets else "")
+
+
+def show_share(share: float) -> str:
+    """Show a score with three digits, and nothing where it is unknown."""
+    return f"{share:.3f}" if math.isfinite(share) else "–"
+
+
+def ranks_note(findings: Findings, k_shot: str) -> str:
+    """Say how ranks are to be read."""
+    ranks = findings.ranks[k_shot]
+    return (
+        f"Mean ranks over {ranks.n_sets} data sets, 1 is best. Friedman's test that all are equal: "
+        f"p {equation(ranks.p_value)}. Ranks that differ by less than {ranks.critical_difference:.2f} (Nemenyi, 5 %) "
+        "are not told apart by so few data sets."
+    )
+
+
+def per_class(k_shot: str) -> str:
+    """Write a number of shots in words."""
+    return f"{k_shot} training {'image' if k_shot == '1' else 'images'} per class"
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """Write a number with its noun."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def show_mean(interval: Interval | None, *, n: int | None = None) -> str:
+    """Show an accuracy in percent as ``63.6 ± 0.4``, with the number of episodes where that is unusual."""
+    if interval is None:
+        return "–"
+    aside = "" if n is None else f" (n = {n})"
+    if not bounded(interval):
+        return f"{percent(interval.value)}{aside}"
+    # Cut at 0 or 1 an interval is lopsided; the longer side promises less.
+    half = max(interval.high - interval.value, interval.value - interval.low)
+    digits = 2 if 0 < half < 0.0005 else 1
+    return f"{percent(interval.value, digits)} ± {percent(half, digits)}{aside}"
+
+
+def show_p(p: float | None) -> str:
+    """Show a p-value, with its first digits where it is small."""
+    if p is None or not math.isfinite(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
+def equation(p: float) -> str:
+    """Show a p-value behind the letter p."""
+    shown = show_p(p)
+    return shown if shown.startswith("<") else f"= {shown}"
+
+
+def show_counts(counts: Sequence[int]) -> str:
+    """Show wins, ties and losses."""
+    return " / ".join(map(str, counts))
+
+
+def show_time(seconds: float) -> str:
+    """Show seconds; what is shorter than a clock's tick is said to be so."""
+    return "< 0.001" if 0 < seconds < 0.0005 else show_seconds(seconds)
+
+
+def show_test(test: PairedTest | None) -> str:
+    """Show a difference in points with its interval."""
+    return "–" if test is None else show_difference(test.difference)

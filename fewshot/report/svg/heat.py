@@ -1,0 +1,97 @@
+"""A heat map: strategies by data sets, every accuracy written into its cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from fewshot.report.benchmark_findings import Findings
+from fewshot.report.benchmark_words import per_class
+from fewshot.report.model import percent
+from fewshot.report.svg.base import element, fit, picture, text, width_of
+
+_ROW, _COLUMN, _NAMES, _HEADS, _GAP = 22.0, 46.0, 176.0, 120.0, 8.0
+_SHADE = 0.62
+"""Opacity of the best cell: ink on top of it keeps its contrast."""
+
+
+def heat_map(findings: Findings, k_shot: str) -> Markup:
+    """Draw the accuracies at a number of shots; the shade compares strategies within a column."""
+    names = [info.name for info in findings.ran(k_shot)]
+    columns = [(name, [_at(findings, name, strategy, k_shot) for strategy in names]) for name in findings.datasets]
+    if findings.several_sets:
+        overall = [findings.overall.get((strategy, k_shot)) for strategy in names]
+        columns.append(("mean", [None if interval is None else interval.value for interval in overall]))
+    left = min(max(map(width_of, names)), _NAMES) + 10
+    longest = min(max(width_of(name) for name, _ in columns), _HEADS)
+    # Names over columns stand upright where they fit their column, and lean where they do not.
+    upright = longest <= _COLUMN - 4
+    top = 20.0 if upright else 14 + 0.72 * longest
+    parts: list[Markup] = []
+    for row, name in enumerate(names):
+        label = element("title", name)
+        y = top + _ROW * row + _ROW / 2 + 4
+        parts.append(element("text", fit(name, left - 10), label, x=left - 8, y=y, class_="label", text_anchor="end"))
+    for column, (name, values) in enumerate(columns):
+        # The mean stands a little apart from what it is the mean of.
+        x = left + _COLUMN * column + (_GAP if findings.several_sets and column == len(columns) - 1 else 0.0)
+        parts.append(_head(x + _COLUMN / 2, top - 7, name, upright))
+        parts += _cells(names, name, values, x, top)
+    right = left + _COLUMN * len(columns) + _GAP
+    width = right if upright else right + 0.72 * longest - _COLUMN / 2 + 6
+    best = [_said(names, *column) for column in columns if any(value is not None for value in column[1])]
+    said = f"In percent. Best of each column: {'; '.join(best)}."
+    return picture(top + _ROW * len(names) + 2, f"Accuracies with {per_class(k_shot)}", said, *parts, width=width)
+
+
+def _at(findings: Findings, dataset: str, strategy: str, k_shot: str) -> float | None:
+    row = findings.rows.get((dataset, strategy, k_shot))
+    return None if row is None else row.accuracy.value
+
+
+def _best(values: Sequence[float | None]) -> int:
+    return max(range(len(values)), key=lambda i: -1.0 if (v := values[i]) is None else v)
+
+
+def _said(names: Sequence[str], column: str, values: Sequence[float | None]) -> str:
+    best = _best(values)
+    return f"{column}: {names[best]} {percent(values[best] or 0.0)}"
+
+
+def _head(x: float, y: float, name: str, upright: bool) -> Markup:
+    if upright:
+        return text(x, y, name, "tick", "middle")
+    label = element("title", name)
+    shown = fit(name, _HEADS)
+    return element("text", shown, label, x=x, y=y, class_="tick", transform=f"rotate(-45 {x:.1f} {y:.1f})")
+
+
+def _cells(names: Sequence[str], dataset: str, values: Sequence[float | None], x: float, top: float) -> list[Markup]:
+    known = [value for value in values if value is not None]
+    if not known:
+        return []
+    low, high = min(known), max(known)
+    parts = []
+    for row, (name, value) in enumerate(zip(names, values, strict=True)):
+        y = top + _ROW * row
+        if value is None:
+            parts.append(text(x + _COLUMN / 2, y + _ROW / 2 + 4, "–", "count zero", "middle"))
+            continue
+        share = (value - low) / (high - low) if high > low else 1.0
+        best = value == high
+        parts.append(
+            element(
+                "rect",
+                element("title", f"{name}, {dataset}: {percent(value)} %"),
+                x=x + 1,
+                y=y + 1,
+                width=_COLUMN - 2,
+                height=_ROW - 2,
+                class_="cell",
+                fill_opacity=round(_SHADE * share, 3),
+            )
+        )
+        style = "count right" if best else "count"
+        parts.append(text(x + _COLUMN / 2, y + _ROW / 2 + 4, percent(value), style, "middle"))
+    return parts
