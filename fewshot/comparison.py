@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import joblib
@@ -22,30 +20,18 @@ from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict,
 from fewshot.classifier import answers, as_seed, fit_on_views
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views, extract_views
-from fewshot.finetune.base import HistoryRow, ImageHead
+from fewshot.finetune.base import HistoryRow
 from fewshot.heads import make_head
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
 from fewshot.images.dataset import ImageDataset, as_sources, find_splits, list_images
 from fewshot.images.reader import ImageLike
-from fewshot.report.model import ImageInfo, Report, Result, StrategyInfo
+from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
+from fewshot.report.model import ImageInfo, Report, Result
 from fewshot.report.pictures import take_pictures
 from fewshot.store import FeatureStore
 from fewshot.strategies import Strategy, make_strategies
 
 DatasetLike: TypeAlias = "ImageDataset | str | os.PathLike[str]"
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A strategy with everything resolved."""
-
-    strategy: Strategy
-    policy: Policy
-    head: Any
-
-    @property
-    def trains(self) -> bool:
-        return isinstance(self.head, ImageHead)
 
 
 def compare(
@@ -98,7 +84,7 @@ def compare(
         ImageError: with ``strict``, an unreadable image.
     """
     seed = as_seed(random_state)
-    prepared = _prepare(make_strategies(strategies), augmentation)
+    prepared = prepare(make_strategies(strategies), augmentation)
     if n_views is not None:
         check_n_views(n_views)
     if repeats < 1:
@@ -110,7 +96,7 @@ def compare(
     if test_set is not None and unlabeled is not None:
         raise InvalidInputError("Give either a test set or unlabeled images: with labels, agreement says nothing more.")
     loaded = load_backbone(backbone)
-    prepared, left_out = _usable(prepared, loaded, strict=strategies not in (None, "all"))
+    prepared, left_out = usable(prepared, loaded, strict=strategies not in (None, "all"))
     run = _Run(
         prepared,
         loaded,
@@ -145,7 +131,7 @@ class _Run:
 
     def __init__(
         self,
-        prepared: list[_Prepared],
+        prepared: list[Prepared],
         backbone: Backbone,
         train: AuditedDataset,
         n_views: int,
@@ -243,7 +229,7 @@ class _Run:
             class_names=dataset.class_names,
             train_images=_infos(dataset),
             test_images=test_images,
-            strategies=tuple(self._info(prepared) for prepared in self.prepared),
+            strategies=tuple(strategy_info(prepared, self.backbone.spec, self.n_views) for prepared in self.prepared),
             results=tuple(results),
             nearest=nearest,
             notes=tuple(self.notes),
@@ -287,7 +273,7 @@ class _Run:
         )
         return features, time.perf_counter() - start
 
-    def _run_frozen(self, prepared: _Prepared, split: Split, features: _Features, reuse: bool) -> Result:
+    def _run_frozen(self, prepared: Prepared, split: Split, features: _Features, reuse: bool) -> Result:
         views, extract_seconds = features.views[prepared.policy.spec]
         labels = np.array(self.train.dataset.labels)
         head = make_head(prepared.head)
@@ -310,7 +296,7 @@ class _Run:
         )
 
     def _run_trained(
-        self, prepared: _Prepared, splits: list[Split], other: tuple[ImageLike, ...] | None
+        self, prepared: Prepared, splits: list[Split], other: tuple[ImageLike, ...] | None
     ) -> list[Result]:
         dataset, name = self.train.dataset, prepared.strategy.name
         cells = []
@@ -342,20 +328,6 @@ class _Run:
             self._tell_row(name, row)
         return results
 
-    def _info(self, prepared: _Prepared) -> StrategyInfo:
-        strategy = prepared.strategy
-        needs_backbone = getattr(prepared.head, "needs_backbone", True)
-        own_views = getattr(prepared.head, "chooses_views", False)
-        return StrategyInfo(
-            name=strategy.name,
-            head=strategy.head if isinstance(strategy.head, str) else repr(strategy.head),
-            backbone=self.backbone.spec if needs_backbone else None,
-            augmentation=prepared.policy.name,
-            n_views=self.n_views if prepared.policy.has_views and not own_views else 0,
-            trains=prepared.trains,
-            description=strategy.description,
-        )
-
     def _tell(self, event: Event) -> None:
         if self.on_event is not None:
             self.on_event(event)
@@ -372,55 +344,6 @@ class _Features:
     central: NDArray[np.float32]
     test: NDArray[np.float32] | None
     test_seconds: float
-
-
-def environment(backbone: Backbone, n_views: int) -> dict[str, str]:
-    """Versions and settings that a result depends on."""
-    import torch
-
-    packages = ("fewshot", "torch", "timm", "albumentations", "scikit-learn", "numpy", "pillow")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-        "device": device,
-        "backbone": f"{backbone.spec} ({backbone.fingerprint})",
-        "views per image": str(n_views),
-    }
-
-
-def _prepare(strategies: list[Strategy], augmentation: AugmentationLike) -> list[_Prepared]:
-    override = load_policy(augmentation)
-    prepared = []
-    for strategy in strategies:
-        policy = load_policy(strategy.augmentation)
-        if strategy.augmentation == "heavy":
-            policy = override
-            # A name must not promise what was not done.
-            stem = strategy.name.removesuffix("-heavy")
-            if stem != strategy.name:
-                strategy = replace(strategy, name=f"{stem}-{policy.name}")
-        prepared.append(_Prepared(strategy, policy, make_head(strategy.head)))
-    names = [one.strategy.name for one in prepared]
-    if len(set(names)) < len(names):
-        raise InvalidInputError(f"strategies: two have the same name: {', '.join(names)}. Rename one of them.")
-    return prepared
-
-
-def _usable(prepared: list[_Prepared], backbone: Backbone, *, strict: bool) -> tuple[list[_Prepared], list[str]]:
-    """Leave out, with a note each, the strategies that cannot use a backbone; raise instead where ``strict``."""
-    usable, notes = [], []
-    for one in prepared:
-        try:
-            if one.trains:
-                # On a copy: what is tried out must not travel to other processes with the head.
-                make_head(one.head).check_backbone(backbone)
-            usable.append(one)
-        except InvalidInputError as error:
-            if strict:
-                raise
-            notes.append(f"{one.strategy.name} was left out: {error}")
-    return usable, notes
 
 
 def _list_unlabeled(unlabeled: DatasetLike | Sequence[ImageLike]) -> tuple[ImageLike, ...]:

@@ -9,6 +9,7 @@
     ├── DatasetError          (ValueError)    a folder, CSV or list from which nothing can be learned
     ├── WeightsNotFoundError  (RuntimeError)  pretrained weights that are neither here nor reachable
     ├── ModelFileError        (RuntimeError)  a model folder that cannot or must not be loaded
+    ├── JournalError          (RuntimeError)  a benchmark's journal that cannot be read or continued
     ├── OutputError           (RuntimeError)  a file or folder that cannot be written
     └── MissingExtraError     (ImportError)   an optional dependency, with the command that installs it
 
@@ -58,6 +59,10 @@ class WeightsNotFoundError(FewshotError, RuntimeError):
 
 class ModelFileError(FewshotError, RuntimeError):
     """A model folder that cannot, or must not, be loaded."""
+
+
+class JournalError(FewshotError, RuntimeError):
+    """A benchmark's journal that cannot be read, or must not be continued."""
 
 
 class OutputError(FewshotError, RuntimeError):

@@ -8,6 +8,7 @@ from typing import Any
 
 from fewshot.augment import AugmentationLike
 from fewshot.errors import InvalidInputError
+from fewshot.heads import HEADS
 from fewshot.names import unknown_name
 
 
@@ -76,6 +77,8 @@ def list_strategies() -> list[str]:
 def make_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[Strategy]:
     """Resolve names and strategies; ``None`` or ``"all"`` means every built-in one.
 
+    A head's name is a strategy, too: that head on the images as they are.
+
     Raises:
         UnknownNameError: no strategy has this name; the message lists the closest.
         InvalidInputError: none at all, or one name twice.
@@ -90,8 +93,10 @@ def make_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[S
             chosen.append(item)
         elif item in STRATEGIES:
             chosen.append(STRATEGIES[item])
+        elif item in HEADS:
+            chosen.append(Strategy(item, item, None, HEADS.describe(item)))
         else:
-            raise unknown_name("strategy", item, STRATEGIES)
+            raise unknown_name("strategy", item, [*STRATEGIES, *HEADS])
     names = [strategy.name for strategy in chosen]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not chosen or repeated:

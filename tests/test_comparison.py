@@ -194,10 +194,10 @@ def test_strategies_that_cannot_use_a_backbone_are_left_out_or_refused(two_fruit
 
 
 def test_trying_a_backbone_leaves_the_head_as_it_was(backbone):
-    from fewshot.comparison import _prepare, _usable
+    from fewshot.preparation import prepare, usable
     from fewshot.strategies import make_strategies
 
-    usable, _ = _usable(_prepare(make_strategies("fine-tune"), "heavy"), backbone, strict=True)
+    usable, _ = usable(prepare(make_strategies("fine-tune"), "heavy"), backbone, strict=True)
     assert set(vars(usable[0].head)) == set(usable[0].head.get_params())
 
 

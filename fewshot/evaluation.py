@@ -1,0 +1,280 @@
+"""Heads on episodes of features: hundreds of episodes as one tensor operation, scored as they are answered."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import joblib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewshot.classifier import answers, fit_on_views
+from fewshot.episodes import EpisodeBatch, EpisodeSampler
+from fewshot.gram import EpisodeSpace
+from fewshot.heads import make_head
+from fewshot.heads.base import Head, TransductiveHead
+from fewshot.metrics import N_BINS, episode_metrics
+from fewshot.threads import workers
+
+CHUNK = 64
+"""Episodes computed together: more would leave the processor's cache. Results depend on it in the last bits."""
+
+
+@dataclass
+class Scores:
+    """One head's results, one value per episode.
+
+    Attributes:
+        episodes: which.
+        accuracy: 0..1, as the others; see :class:`fewshot.report.benchmark.Series`.
+        balanced_accuracy: mean of the classes' accuracies.
+        log_loss: mean over queries.
+        brier: mean over queries.
+        seconds: of each episode, or an equal share where they were computed together.
+        calibration: (n_bins, 3) see :mod:`fewshot.metrics`.
+        fit_seconds: in all.
+        predict_seconds: in all.
+        worst: the episode with the lowest accuracy: its index, and the position and given class of each query missed.
+    """
+
+    METRICS: ClassVar = ("accuracy", "balanced_accuracy", "log_loss", "brier")
+
+    episodes: list[int] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    balanced_accuracy: list[float] = field(default_factory=list)
+    log_loss: list[float] = field(default_factory=list)
+    brier: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    calibration: NDArray[np.float64] = field(default_factory=lambda: np.zeros((N_BINS, 3)))
+    fit_seconds: float = 0.0
+    predict_seconds: float = 0.0
+    worst: dict[str, Any] | None = None
+
+    def add(
+        self,
+        episodes: Sequence[int],
+        query: NDArray[np.int64],
+        classes: NDArray[np.int64],
+        logits: Tensor,
+        labels: Tensor,
+        fit_seconds: float,
+        predict_seconds: float,
+    ) -> None:
+        """Score answers.
+
+        Args:
+            episodes: b indices.
+            query: (b, n_query) positions in the data set.
+            classes: (b, n_way) classes of the data set.
+            logits: (b, n_query, n_way).
+            labels: (b, n_query) true classes within the episode.
+            fit_seconds: of all b.
+            predict_seconds: of all b.
+        """
+        found = episode_metrics(logits, labels)
+        self.episodes += episodes
+        for name in self.METRICS:
+            getattr(self, name).extend(found[name].tolist())
+        self.calibration += found["calibration"].sum(dim=0).cpu().numpy()
+        self.fit_seconds += fit_seconds
+        self.predict_seconds += predict_seconds
+        self.seconds += [(fit_seconds + predict_seconds) / len(episodes)] * len(episodes)
+        lowest = int(found["accuracy"].argmin())
+        answers = logits[lowest].argmax(dim=-1).cpu().numpy()
+        missed = np.flatnonzero(answers != labels[lowest].cpu().numpy())
+        self._keep_worst(
+            {
+                "episode": int(episodes[lowest]),
+                "accuracy": round(float(found["accuracy"][lowest]), 6),
+                "missed": [[int(query[lowest, i]), int(classes[lowest, answers[i]])] for i in missed],
+            }
+        )
+
+    def _keep_worst(self, candidate: dict[str, Any] | None) -> None:
+        def rank(one: dict[str, Any]) -> tuple[float, int]:
+            return one["accuracy"], one["episode"]
+
+        if candidate is not None and (self.worst is None or rank(candidate) < rank(self.worst)):
+            self.worst = candidate
+
+    def merge(self, other: Scores) -> None:
+        """Append another part's episodes."""
+        for name in ("episodes", *self.METRICS, "seconds"):
+            getattr(self, name).extend(getattr(other, name))
+        self.calibration += other.calibration
+        self.fit_seconds += other.fit_seconds
+        self.predict_seconds += other.predict_seconds
+        self._keep_worst(other.worst)
+
+    def in_order(self) -> Scores:
+        """Sort by episode: where their shapes differ, episodes are computed in another order."""
+        order = np.argsort(self.episodes, kind="stable")
+        rows = {name: [getattr(self, name)[i] for i in order] for name in ("episodes", *self.METRICS, "seconds")}
+        return Scores(
+            **rows,
+            calibration=self.calibration,
+            fit_seconds=self.fit_seconds,
+            predict_seconds=self.predict_seconds,
+            worst=self.worst,
+        )
+
+
+class FeatureTask:
+    """Features and labels of one data set, ready for episodes.
+
+    Args:
+        features: (n, 1 + n_views, d): each image and its augmented views; a head learns from all of them and is asked
+            about the image itself.
+        sampler: of the same n images.
+        budget: bytes for inner products; see :class:`fewshot.gram.EpisodeSpace`.
+        dtype: heads compute in.
+        device: where they do.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[np.floating],
+        sampler: EpisodeSampler,
+        *,
+        budget: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> None:
+        self.n_views = features.shape[1]
+        self.sampler = sampler
+        options = {} if budget is None else {"budget": budget}
+        flat = np.asarray(features).reshape(-1, features.shape[-1])
+        self.space = EpisodeSpace(flat, dtype=dtype, device=device, **options)
+
+    def with_sampler(self, sampler: EpisodeSampler) -> FeatureTask:
+        """Draw other episodes from the same images; nothing is computed again."""
+        other = copy.copy(self)
+        other.sampler = sampler
+        return other
+
+    def evaluate(self, heads: Mapping[str, Any], indices: Sequence[int], *, seed: int = 0) -> dict[str, Scores]:
+        """Run heads on some episodes, in the calling thread.
+
+        Args:
+            heads: by name: heads, or any scikit-learn classifiers.
+            indices: which episodes.
+            seed: of classifiers that take a ``random_state`` and have none.
+
+        Returns:
+            Scores by name, in the order of ``indices``' episodes.
+        """
+        scores = {name: Scores() for name in heads}
+        for batch in self.sampler.batches(indices):
+            self._run_batch(heads, batch, scores, seed)
+        return {name: found.in_order() for name, found in scores.items()}
+
+    def _run_batch(self, heads: Mapping[str, Any], batch: EpisodeBatch, scores: dict[str, Scores], seed: int) -> None:
+        start = time.perf_counter()
+        device = self.space.device
+        support, query = (torch.from_numpy(rows).to(device) for rows in self._rows(batch))
+        labels = torch.from_numpy(np.repeat(batch.support_labels, self.n_views, axis=1)).to(device)
+        truth = torch.from_numpy(np.array(batch.query_labels)).to(device)
+        drawn = time.perf_counter() - start
+        prepared: dict[str, tuple[Tensor, Tensor, float]] = {}
+        where = batch.indices.tolist(), batch.query, batch.classes
+        for name, head in heads.items():
+            if not isinstance(head, Head):
+                logits, fit_seconds, predict_seconds = self._one_by_one(head, batch, seed)
+                scores[name].add(*where, logits.to(device), truth, fit_seconds, predict_seconds)
+                continue
+            kind = _kind(head)
+            if kind not in prepared:
+                start = time.perf_counter()
+                pair = self._moved(kind, support, query)
+                prepared[kind] = (*pair, time.perf_counter() - start)
+            x, q, moved = prepared[kind]
+            start = time.perf_counter()
+            state = head._fit(x, labels, batch.n_way)
+            fitted = time.perf_counter()
+            logits = head._logits(state, q)
+            done = time.perf_counter()
+            # Drawing and moving are done once for all heads; alone, each would have needed them.
+            scores[name].add(*where, logits, truth, drawn + moved + fitted - start, done - fitted)
+
+    def _rows(self, batch: EpisodeBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of the flattened features: each support image with its views, each query alone."""
+        views = batch.support[:, :, None] * self.n_views + np.arange(self.n_views)
+        return views.reshape(len(batch), -1), batch.query * self.n_views
+
+    def _moved(self, kind: str, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        if kind == "vectors":
+            return self.space.vectors(support, query)
+        return self.space.coordinates(support, query, jointly=kind == "jointly")
+
+    def _one_by_one(self, head: Any, batch: EpisodeBatch, seed: int) -> tuple[Tensor, float, float]:
+        """Fit a scikit-learn classifier to each episode; its log probabilities are the logits."""
+        rows = self.space.features.cpu().numpy().reshape(-1, self.n_views, self.space.width)
+        all_logits, fit_seconds, predict_seconds = [], 0.0, 0.0
+        for episode in batch:
+            start = time.perf_counter()
+            fitted = fit_on_views(make_head(head), rows[episode.support], episode.support_labels, seed)
+            middle = time.perf_counter()
+            proba, chosen = answers(fitted, rows[episode.query, 0])
+            fit_seconds += middle - start
+            predict_seconds += time.perf_counter() - middle
+            all_logits.append(logits_of(proba, chosen))
+        return torch.from_numpy(np.stack(all_logits)), fit_seconds, predict_seconds
+
+
+def logits_of(proba: NDArray[np.float64], chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Turn (n, n_classes) probabilities into logits whose largest is that of the (n,) chosen class."""
+    logits = np.log(np.clip(proba, 1e-12, None))
+    # A classifier's answer is not always its most probable class; accuracy goes by the answer.
+    best = logits.max(axis=1)
+    rows = np.arange(len(logits))
+    beaten = logits.argmax(axis=1) != chosen
+    logits[rows[beaten], chosen[beaten]] = np.nextafter(best[beaten], np.inf)
+    return logits
+
+
+def _kind(head: Head) -> str:
+    """Which form of an episode a head works on."""
+    if not head.isometric:
+        return "vectors"
+    return "jointly" if isinstance(head, TransductiveHead) else "span"
+
+
+def evaluate_blocks(
+    task: FeatureTask,
+    heads: Mapping[str, Any],
+    episodes: range,
+    *,
+    seed: int = 0,
+    n_jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Scores]:
+    """Run heads on episodes, a chunk per thread; memory does not grow with their number, but for the scores.
+
+    Args:
+        task: features and how episodes are drawn.
+        heads: by name.
+        episodes: which; where they start at a multiple of :data:`CHUNK`, the results are those of any longer range.
+        seed: see :meth:`FeatureTask.evaluate`.
+        n_jobs: threads, by default one per core; the results do not depend on it.
+        progress: called with (episodes done, episodes in all).
+    """
+    scores = {name: Scores() for name in heads}
+    chunks = [episodes[i : i + CHUNK] for i in range(0, len(episodes), CHUNK)]
+
+    def run(chunk: range) -> dict[str, Scores]:
+        with torch.inference_mode():
+            return task.evaluate(heads, chunk, seed=seed)
+
+    with workers(n_jobs or int(joblib.cpu_count())) as pool:
+        for chunk, found in zip(chunks, pool.map(run, chunks), strict=True):
+            for name, part in found.items():
+                scores[name].merge(part)
+            if progress is not None:
+                progress(chunk.stop - episodes.start, len(episodes))
+    return scores

@@ -1,0 +1,107 @@
+"""Strategies made ready to run: policy and head resolved, and what cannot be used with a backbone left out."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+from fewshot.augment import AugmentationLike, Policy, load_policy
+from fewshot.backbones.base import Backbone
+from fewshot.errors import InvalidInputError
+from fewshot.finetune.base import ImageHead
+from fewshot.heads import make_head
+from fewshot.heads.base import TransductiveHead
+from fewshot.report.model import StrategyInfo
+from fewshot.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A strategy with everything resolved."""
+
+    strategy: Strategy
+    policy: Policy
+    head: Any
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains a network, or a part of one, on pictures."""
+        return isinstance(self.head, ImageHead)
+
+    @property
+    def needs_backbone(self) -> bool:
+        """Whether features of a pretrained network go in."""
+        return bool(getattr(self.head, "needs_backbone", True))
+
+
+def prepare(strategies: list[Strategy], augmentation: AugmentationLike) -> list[Prepared]:
+    """Resolve heads and policies; ``augmentation`` takes the place of ``"heavy"``, in names too.
+
+    Raises:
+        UnknownNameError: a head or policy nobody registered.
+        InvalidInputError: two strategies of one name.
+    """
+    override = load_policy(augmentation)
+    prepared = []
+    for strategy in strategies:
+        policy = load_policy(strategy.augmentation)
+        if strategy.augmentation == "heavy":
+            policy = override
+            # A name must not promise what was not done.
+            stem = strategy.name.removesuffix("-heavy")
+            if stem != strategy.name:
+                strategy = replace(strategy, name=f"{stem}-{policy.name}")
+        prepared.append(Prepared(strategy, policy, make_head(strategy.head)))
+    names = [one.strategy.name for one in prepared]
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"strategies: two have the same name: {', '.join(names)}. Rename one of them.")
+    return prepared
+
+
+def usable(prepared: list[Prepared], backbone: Backbone, *, strict: bool) -> tuple[list[Prepared], list[str]]:
+    """Leave out, with a note each, the strategies that cannot use a backbone; raise instead where ``strict``."""
+    kept, notes = [], []
+    for one in prepared:
+        try:
+            if one.trains:
+                # On a copy: what is tried out must not travel to other processes with the head.
+                make_head(one.head).check_backbone(backbone)
+            kept.append(one)
+        except InvalidInputError as error:
+            if strict:
+                raise
+            notes.append(f"{one.strategy.name} was left out: {error}")
+    return kept, notes
+
+
+def strategy_info(prepared: Prepared, backbone: str | None, n_views: int) -> StrategyInfo:
+    """Describe a strategy for a report; ``backbone`` is the spec of the one it uses."""
+    strategy = prepared.strategy
+    own_views = getattr(prepared.head, "chooses_views", False)
+    return StrategyInfo(
+        name=strategy.name,
+        head=strategy.head if isinstance(strategy.head, str) else repr(strategy.head),
+        backbone=backbone if prepared.needs_backbone else None,
+        augmentation=prepared.policy.name,
+        n_views=n_views if prepared.policy.has_views and not own_views else 0,
+        trains=prepared.trains,
+        setting="transductive" if isinstance(prepared.head, TransductiveHead) else "inductive",
+        description=strategy.description,
+    )
+
+
+def environment(backbone: Backbone, n_views: int) -> dict[str, str]:
+    """Versions and settings that a result depends on."""
+    import torch
+
+    packages = ("fewshot", "torch", "timm", "albumentations", "scikit-learn", "numpy", "pillow")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "device": device,
+        "backbone": f"{backbone.spec} ({backbone.fingerprint})",
+        "views per image": str(n_views),
+    }

@@ -1,0 +1,199 @@
+"""Tasks and cells: the parts of a benchmark that any process can compute, each with a name of its own.
+
+A task is what many cells share: one data set's features under one backbone and policy, or its images. A cell is one
+strategy on a block of a task's episodes. What a cell gives is plain data, the same wherever it is computed but for the
+times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fewshot.augment import Policy
+from fewshot.backbones.base import Backbone
+from fewshot.cells import train_and_predict, whole_split
+from fewshot.episodes import Episode, EpisodeSampler, Protocol
+from fewshot.evaluation import CHUNK, FeatureTask, Scores, evaluate_blocks, logits_of
+from fewshot.finetune.base import ImageHead
+from fewshot.images.dataset import ImageDataset
+from fewshot.journal import Record
+
+FROZEN_BLOCK, TRAINED_BLOCK = 4 * CHUNK, 1
+"""Episodes per cell: of heads on features, milliseconds each; of networks, seconds each."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy on a block of episodes.
+
+    Attributes:
+        id: digest of everything that determines the result.
+        dataset: name of the data set.
+        strategy: name of the strategy.
+        protocol: how its episodes are drawn.
+        first: index of the first episode.
+        last: index after the last.
+    """
+
+    id: str
+    dataset: str
+    strategy: str
+    protocol: Protocol
+    first: int
+    last: int
+
+
+@dataclass(eq=False)
+class Task:
+    """What cells share: labelled images, and how episodes are drawn from them.
+
+    Attributes:
+        key: digest of what it holds.
+        labels: (n,) class names.
+        is_query: (n,) images of the test split, where support and queries come from different splits.
+        seed: of the episodes, and of what is random in training.
+    """
+
+    key: str
+    labels: tuple[str, ...]
+    is_query: NDArray[np.bool_] | None
+    seed: int
+    _samplers: dict[Protocol, EpisodeSampler] = field(default_factory=dict, init=False, repr=False)
+
+    def sampler(self, protocol: Protocol) -> EpisodeSampler:
+        """Give the drawer of this task's episodes."""
+        if protocol not in self._samplers:
+            self._samplers[protocol] = EpisodeSampler(self.labels, protocol, seed=self.seed, is_query=self.is_query)
+        return self._samplers[protocol]
+
+    def run(self, cell: Cell, n_threads: int = 1) -> Record:
+        """Compute a cell; the result does not depend on the number of threads."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What can be made again does not travel to other processes.
+        return self.__dict__ | {"_samplers": {}, "_prepared": None}
+
+
+@dataclass(eq=False)
+class FrozenTask(Task):
+    """Heads on the features of one data set under one backbone and policy.
+
+    Attributes:
+        features: (n, 1 + n_views, d).
+        heads: by strategy.
+        extract_seconds: what the features cost.
+        device: where heads compute.
+    """
+
+    features: NDArray[np.float32]
+    heads: Mapping[str, Any]
+    extract_seconds: float = 0.0
+    device: str = "cpu"
+    _prepared: FeatureTask | None = field(default=None, init=False, repr=False)
+
+    def run(self, cell: Cell, n_threads: int = 1) -> Record:
+        """Evaluate one head on the cell's episodes, chunk by chunk."""
+        if self._prepared is None:
+            self._prepared = FeatureTask(self.features, self.sampler(cell.protocol), device=self.device)
+        task = self._prepared.with_sampler(self.sampler(cell.protocol))
+        heads = {cell.strategy: self.heads[cell.strategy]}
+        blocks = range(cell.first, cell.last)
+        scores = evaluate_blocks(task, heads, blocks, seed=self.seed, n_jobs=n_threads)[cell.strategy]
+        return _record(cell, scores, self.extract_seconds)
+
+
+@dataclass(eq=False)
+class TrainedTask(Task):
+    """Strategies that train a network on the pictures of each episode.
+
+    Attributes:
+        dataset: the images.
+        heads: by strategy.
+        policies: by strategy.
+        backbone: for those that need one.
+        n_views: augmented views per image.
+    """
+
+    dataset: ImageDataset
+    heads: Mapping[str, ImageHead]
+    policies: Mapping[str, Policy]
+    backbone: str | Backbone
+    n_views: int
+
+    def run(self, cell: Cell, n_threads: int = 1) -> Record:
+        """Train and test one strategy on each of the cell's episodes."""
+        scores = Scores()
+        for episode in self.sampler(cell.protocol).draw(range(cell.first, cell.last)):
+            self._run_episode(cell.strategy, episode, scores)
+        return _record(cell, scores, 0.0)
+
+    def _run_episode(self, strategy: str, episode: Episode, scores: Scores) -> None:
+        train, queries = self.dataset.subset(episode.support), self.dataset.subset(episode.query)
+        start = time.perf_counter()
+        result = train_and_predict(
+            strategy,
+            self.heads[strategy],
+            train,
+            queries.sources,
+            whole_split(train, queries),
+            policy=self.policies[strategy],
+            backbone=self.backbone,
+            n_views=self.n_views,
+            seed=(self.seed + episode.index) % 2**32,
+        )
+        total = time.perf_counter() - start
+        proba, chosen = np.array(result.proba), np.array(result.predicted)
+        # A classifier orders its classes by name, as the data set does; an episode, as they were drawn.
+        order = np.argsort(np.argsort(episode.classes))
+        logits = torch.from_numpy(logits_of(proba, chosen)[:, order])
+        scores.add(
+            [episode.index],
+            episode.query[None],
+            episode.classes[None],
+            logits[None],
+            torch.from_numpy(episode.query_labels)[None],
+            total - result.predict_seconds,
+            result.predict_seconds,
+        )
+
+
+def run_cell(task: Task, cell: Cell, n_threads: int = 1) -> Record:
+    """Compute a cell in a process that keeps what it made for the last task."""
+    kept = _KEPT.get(task.key)
+    if kept is None:
+        _KEPT.clear()
+        kept = _KEPT.setdefault(task.key, task)
+    return kept.run(cell, n_threads)
+
+
+_KEPT: dict[str, Task] = {}
+
+
+def _record(cell: Cell, scores: Scores, extract_seconds: float) -> Record:
+    """Plain data of a finished cell; rounded, as what lies beyond differs between processors, not strategies."""
+    n = len(scores.episodes)
+    figures = {name: np.round(getattr(scores, name), 6).tolist() for name in scores.METRICS}
+    return {
+        "cell": cell.id,
+        "dataset": cell.dataset,
+        "strategy": cell.strategy,
+        "k_shot": cell.protocol.shots,
+        "episodes": list(scores.episodes),
+        **figures,
+        "calibration": np.round(scores.calibration, 4).tolist(),
+        "worst": scores.worst,
+        "seconds": {
+            "extract": round(extract_seconds, 6),
+            "fit": round(scores.fit_seconds / n, 9),
+            "predict": round(scores.predict_seconds / n, 9),
+            "episodes": np.round(scores.seconds, 6).tolist(),
+        },
+    }
