@@ -20,7 +20,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,16 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from fewshot.errors import ImageError
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
+
+class LazyImage(Protocol):
+    """An image that is made when it is asked for; ``name``, where there is one, is shown in messages."""
+
+    def load(self) -> ImageLike:
+        """Give the image: a PIL image, an array, bytes or a path."""
+        ...
+
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | LazyImage"
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels than this are refused before decoding (Pillow's own limit: 256 MiB of RGB)."""
@@ -84,7 +93,8 @@ def read_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
     :data:`BACKGROUND`; 16-bit, 32-bit and float pixels are scaled to 0..255, never clipped.
 
     Args:
-        source: a path, encoded bytes, a PIL image, or a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W).
+        source: a path, encoded bytes, a PIL image, a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), or an
+            object with a method ``load`` that returns one of these.
         max_pixels: larger images are refused from their header, before any pixel is decoded. Above Pillow's own
             limit, ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised too.
 
@@ -107,7 +117,7 @@ def source_name(source: ImageLike) -> str:
         return f"<{len(source)} bytes>"
     if isinstance(source, np.ndarray):
         return f"<array {'x'.join(map(str, source.shape))} {source.dtype}>"
-    return f"<{type(source).__name__}>"
+    return str(getattr(source, "name", "")) or f"<{type(source).__name__}>"
 
 
 def read_payload(source: ImageLike) -> Payload:
@@ -126,6 +136,8 @@ def read_payload(source: ImageLike) -> Payload:
         content = _pixels_of(source, name)
     elif isinstance(source, np.ndarray):
         content = _array_to_rgb(source, name)
+    elif callable(getattr(source, "load", None)):
+        content = _load(source, name)
     else:
         raise ImageError(
             "BAD_ARRAY", name, "not an image; give a path, bytes, a PIL image or a uint8 array (height, width, 3)"
@@ -172,6 +184,23 @@ def _read_file(path: Path, name: str) -> bytes:
         raise ImageError("PERMISSION", name, "the file may not be read; check its permissions") from None
     except (OSError, ValueError) as error:
         raise ImageError("NOT_A_FILE", name, f"cannot be opened: {error}") from None
+
+
+def _load(source: LazyImage, name: str) -> bytes | NDArray[np.uint8]:
+    try:
+        loaded = source.load()
+        # What is loaded must be an image at last: a source that gives itself would never end.
+        if not isinstance(loaded, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)):
+            kind = type(loaded).__name__
+            raise ImageError("BAD_ARRAY", name, f"loads as {kind}, not as a PIL image, uint8 array, bytes or path")
+        return read_payload(loaded).content
+    except ImageError as error:
+        raise ImageError(error.code, name, error.message) from None
+    except FileNotFoundError as error:
+        raise ImageError("VANISHED", name, f"its file is gone ({error})") from None
+    # Whoever wrote the source may raise anything.
+    except Exception as error:
+        raise _decoding_error(error, name, False) from error
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
