@@ -12,6 +12,14 @@ HEADS = NameTable(
     {
         "prototypical": "fewshot.heads.prototypical:PrototypicalHead",
         "linear-probe": "fewshot.heads.linear_probe:LinearProbe",
+        "ridge": "fewshot.heads.ridge:RidgeHead",
+        "gda": "fewshot.heads.gda:GDAHead",
+        "knn": "fewshot.heads.knn:KNNHead",
+        # Transductive: they label the queries jointly.
+        "soft-kmeans": "fewshot.heads.soft_kmeans:SoftKMeansHead",
+        "tim": "fewshot.heads.tim:TIMHead",
+        "laplacian-shot": "fewshot.heads.laplacian_shot:LaplacianShotHead",
+        "bd-cspn": "fewshot.heads.bd_cspn:BDCSPNHead",
         # Heads that need pixels: they train a network, or a part of one.
         "fine-tune": "fewshot.finetune.strategies:FineTune",
         "simple-cnn": "fewshot.finetune.simple_cnn:SimpleCNNHead",

@@ -144,3 +144,13 @@ def check_positive(name: str, value: object) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < float(value) < np.inf:
         raise InvalidInputError(f"{name}={value!r}: needs a number above 0.")
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse a parameter that is not a whole number of at least 1.
+
+    Raises:
+        InvalidInputError: with what was received.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InvalidInputError(f"{name}={value!r}: needs a whole number of at least 1.")
