@@ -85,12 +85,21 @@ class Findings:
         """The strategy with the highest mean; ``None`` where none was run on all data sets."""
         return next(iter(self.order(k_shot)), None)
 
-    def near(self, k_shot: str) -> list[str]:
-        """Strategies that the episodes do not separate from the best, at 5 % and corrected for their number."""
+    @cached_property
+    def near(self) -> dict[str, list[str]]:
+        """By number of shots, what the episodes do not separate from the best, at 5 % and corrected for the number."""
+        return {k: self._near(k) for k in self.shots}
+
+    def _near(self, k_shot: str) -> list[str]:
         best, *others = self.order(k_shot) or [""]
         adjusted = [float(p) for p in holm([self.report.compare(best, name, k_shot).p_value for name in others])]
         # Written so that a p-value that is no number separates nothing.
         return [name for name, p in zip(others, adjusted, strict=True) if not p < 0.05]
+
+    def among_best(self) -> str | None:
+        """Name a strategy that is the best or not separated from the best at every number of shots."""
+        names = [name for name in self.infos if all(name in [self.best(k), *self.near[k]] for k in self.shots)]
+        return max(names, key=lambda name: sum(self.overall[name, k].value for k in self.shots), default=None)
 
     @cached_property
     def ranks(self) -> dict[str, Ranks]:

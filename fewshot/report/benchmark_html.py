@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from fewshot.report import svg
 from fewshot.report.benchmark import BenchmarkReport, BenchmarkRow, EpisodeExample
-from fewshot.report.benchmark_findings import Findings, bounded
+from fewshot.report.benchmark_findings import Findings
 from fewshot.report.benchmark_markdown import cell, further
 from fewshot.report.benchmark_words import (
     COST,
@@ -21,39 +21,36 @@ from fewshot.report.benchmark_words import (
     per_class,
     population,
     ranks_note,
-    settings,
+    ranks_words,
+    show_across,
     show_counts,
     show_mean,
     show_p,
     show_test,
 )
 from fewshot.report.html import page_environment, safe_json
-from fewshot.report.model import ImageInfo, StrategyInfo, percent
+from fewshot.report.model import ImageInfo, StrategyInfo
 from fewshot.report.svg.cost import cost_accuracy
 from fewshot.report.svg.forest import accuracy_rows, difference_rows
-from fewshot.report.svg.heat import heat_map
+from fewshot.report.svg.heat import heat_map, heat_width
 from fewshot.report.svg.ranks import rank_diagram
 from fewshot.report.svg.reliability import reliability
 from fewshot.report.svg.shots import accuracy_over_shots, drawn_in_full
 
 MOST_EMBEDDED = 2_000_000
 """Characters of JSON that a page carries; of a longer report it carries all but the values of single episodes."""
+MOST_SCALED = 400.0
+"""Width up to which a heat map is scaled to its column; a wider one is scrolled."""
+MOST_LINES = 60
+"""Lines up to which the tables of all numbers of shots stand open."""
 PER_EPISODE = ("episodes", "accuracy", "balanced_accuracy", "log_loss", "brier", "seconds")
-
-
-@dataclass(frozen=True)
-class Column:
-    """The heading of a column; ``words`` are aligned left, figures right."""
-
-    name: str
-    words: bool = False
 
 
 @dataclass(frozen=True)
 class Grid:
     """A table of strategies: headings, and for each strategy its cells, the best of a column marked."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[str, ...]
     lines: tuple[tuple[StrategyInfo, tuple[tuple[str, bool], ...]], ...]
 
 
@@ -70,9 +67,11 @@ def render(report: BenchmarkReport) -> str:
         population=population(findings),
         families=_families(report),
         grids=[(k, results(findings, k)) for k in findings.shots],
+        many_lines=len(findings.shots) > 1 and len(findings.shots) * len(findings.infos) > MOST_LINES,
         over_shots=_over_shots(findings),
         some_thin=len(drawn_in_full(findings)) < len(report.strategies),
         heat=_by_shots(findings, lambda k: heat_map(findings, k)),
+        wide_heat=any(heat_width(findings, k) > MOST_SCALED for k in findings.shots),
         differences=_per_set(findings, difference_rows),
         ranks=_by_shots(findings, lambda k: rank_diagram(findings, k) if k in findings.ranks else None),
         costs=_by_shots(findings, lambda k: cost_accuracy(findings, k)),
@@ -81,7 +80,7 @@ def render(report: BenchmarkReport) -> str:
         everything=[(name, _everything(findings, name)) for name in findings.datasets],
         caption=caption,
         ranks_note=ranks_note,
-        settings=settings,
+        ranks_words=ranks_words,
         per_class=per_class,
         number=count,
         classes=_classes,
@@ -112,32 +111,35 @@ def results(findings: Findings, k_shot: str) -> Grid:
     """Make the table of a number of shots: accuracies, means, differences to the reference, ranks."""
     report, several, reference = findings.report, findings.several_sets, findings.report.reference
     compared = any(row.difference for row in findings.of(k_shot))
-    columns = [*map(Column, findings.datasets)]
-    columns += [Column("mean"), Column("mean, other data sets like these")] if several else []
-    columns += [Column(f"points over {reference}"), Column("p (Holm)")] if compared else []
-    columns += [Column("win / tie / loss")] if compared and several else []
-    columns += [Column("mean rank")] if k_shot in findings.ranks else []
-    columns.append(Column("setting", words=True))
+    uneven = len({row.n_episodes for row in findings.of(k_shot)}) > 1
+    # What is asked first stands first: a telephone shows no more than three columns.
+    columns = ["mean"] if several else [findings.datasets[0]]
+    columns += [f"points over {reference}", "p (Holm)"] if compared else []
+    columns += ["win / tie / loss"] if compared and several else []
+    columns += ["mean rank"] if k_shot in findings.ranks else []
+    columns += ["episodes"] if uneven else []
+    columns += [*findings.datasets, "other data sets like these"] if several else []
     tops = {name: findings.best_on(name, k_shot) for name in findings.datasets}
     lines = []
     for info in findings.ran(k_shot):
-        cells = [(cell(findings, name, info.name, k_shot), tops[name] == info.name) for name in findings.datasets]
-        if several:
-            across = report.across_datasets(info.name, k_shot)
-            mean = show_mean(findings.overall.get((info.name, k_shot)))
-            cells.append((mean, findings.best(k_shot) == info.name))
-            known = across is not None and bounded(across)
-            cells.append((f"{percent(across.low)} to {percent(across.high)}" if across and known else "–", False))
-        if compared:
-            test, p = findings.leads.get((info.name, k_shot), (None, None))
-            cells += [(show_test(test), False), (show_p(p), False)]
+        counts = sorted({row.n_episodes for row in findings.of(k_shot, info.name)})
+        each = [
+            (cell(findings, name, info.name, k_shot, counted=len(counts) > 1), tops[name] == info.name)
+            for name in findings.datasets
+        ]
+        mean = (show_mean(findings.overall.get((info.name, k_shot))), findings.best(k_shot) == info.name)
+        cells = [mean] if several else each
+        test, p = findings.leads.get((info.name, k_shot), (None, None))
+        cells += [(show_test(test), False), (show_p(p), False)] if compared else []
         if compared and several:
-            counts = report.win_tie_loss(info.name, reference, k_shot)
-            cells.append((show_counts(counts) if info.name != reference and any(counts) else "–", False))
+            won = report.win_tie_loss(info.name, reference, k_shot)
+            cells.append((show_counts(won) if info.name != reference and any(won) else "–", False))
         if k_shot in findings.ranks:
             rank = findings.mean_rank(info.name, k_shot)
             cells.append(("–" if rank is None else f"{rank:.2f}", False))
-        cells.append((info.setting, False))
+        cells += [(f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}", False)] if uneven else []
+        if several:
+            cells += [*each, (show_across(report.across_datasets(info.name, k_shot)), False)]
         lines.append((info, tuple(cells)))
     return Grid(tuple(columns), tuple(lines))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fewshot.report.benchmark import BenchmarkReport, BenchmarkRow
-from fewshot.report.benchmark_findings import Findings, bounded
+from fewshot.report.benchmark_findings import Findings
 from fewshot.report.benchmark_words import (
     caption,
     differences_note,
@@ -12,6 +12,8 @@ from fewshot.report.benchmark_words import (
     per_class,
     population,
     ranks_note,
+    ranks_words,
+    show_across,
     show_counts,
     show_mean,
     show_p,
@@ -46,7 +48,7 @@ def _at(findings: Findings, k_shot: str) -> list[str]:
             _differences(findings, k_shot),
         ]
     if k_shot in findings.ranks:
-        parts.append(escape(ranks_note(findings, k_shot)))
+        parts.append(escape(f"{ranks_words(findings)} {ranks_note(findings, k_shot)}"))
     parts += ["### Further figures", _further(findings, k_shot)]
     return parts
 
@@ -54,26 +56,23 @@ def _at(findings: Findings, k_shot: str) -> list[str]:
 def _accuracies(findings: Findings, k_shot: str) -> str:
     header = ["strategy", "setting", *findings.datasets]
     if findings.several_sets:
-        header += ["mean", "mean, for other data sets like these"]
+        header += ["mean", "mean on other data sets like these"]
     rows = []
     for info in findings.ran(k_shot):
         cells = [cell(findings, name, info.name, k_shot) for name in findings.datasets]
         if findings.several_sets:
-            across = findings.report.across_datasets(info.name, k_shot)
             cells.append(show_mean(findings.overall.get((info.name, k_shot))))
-            cells.append(
-                f"{percent(across.low)} to {percent(across.high)}" if across is not None and bounded(across) else "–"
-            )
+            cells.append(show_across(findings.report.across_datasets(info.name, k_shot)))
         rows.append([info.name, info.setting, *cells])
     return table(header, rows, numbers_from=2)
 
 
-def cell(findings: Findings, dataset: str, strategy: str, k_shot: str) -> str:
+def cell(findings: Findings, dataset: str, strategy: str, k_shot: str, *, counted: bool = True) -> str:
     """Show an accuracy, with its number of episodes where others have another; a dash where it was not run."""
     row = findings.rows.get((dataset, strategy, k_shot))
     if row is None:
         return "–"
-    usual = row.n_episodes == findings.usual_episodes(k_shot)
+    usual = not counted or row.n_episodes == findings.usual_episodes(k_shot)
     return show_mean(row.accuracy, n=None if usual else row.n_episodes)
 
 

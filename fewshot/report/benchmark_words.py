@@ -26,17 +26,41 @@ def headline(findings: Findings) -> list[str]:
     shots, bests = findings.shots, [findings.best(k) for k in findings.shots]
     if not any(bests):
         return ["No strategy was run on all data sets, so none can be called best overall."]
+    joint = _jointly(findings)
     if len(shots) == 1:
-        return _found(findings, shots[0])
-    first, rest = bests[0], [sentence for k in shots for sentence in [" ".join(_found(findings, k))]]
+        return [*_found(findings, shots[0]), *joint]
+    first, rest = bests[0], [*(" ".join(_found(findings, k)) for k in shots), *joint]
     if len(findings.infos) == 1 and first:
         figures = [f"{percent(findings.overall[first, k].value)} % with {k}" for k in shots if findings.best(k)]
-        return [f"{first} answers {listed(figures)} training images per class{_over(findings)}.", *rest]
+        return [f"{first}{_over(findings)}: {listed(figures)} training images per class.", *rest]
     if first and set(bests) == {first}:
         return [f"{first} is the most accurate with {listed(shots)} training images per class.", *rest]
+    always = findings.among_best()
+    if always is not None:
+        return [f"{always} is the best or not told apart from the best with {listed(shots)} images per class.", *rest]
     at = {best: [k for k in shots if findings.best(k) == best] for best in bests if best}
-    named = [f"{best} with {listed(ks)}" for best, ks in at.items()]
-    return [f"Which strategy is best depends on the training images per class: {', '.join(named)}.", *rest]
+    named = ", ".join(f"{best} with {listed(ks)}" for best, ks in at.items())
+    return [f"Which strategy is best depends on the training images per class: {named}.", *rest]
+
+
+def _jointly(findings: Findings) -> list[str]:
+    """Where the best see all queries at once, say so, and which is best of those that do not."""
+    bests = {k: best for k in findings.shots if (best := findings.best(k))}
+    joint = [name for name, info in findings.infos.items() if info.setting == "transductive" and name in bests.values()]
+    if not joint:
+        return []
+    alone: dict[str, list[str]] = {}
+    for k, best in bests.items():
+        others = [name for name in findings.order(k) if findings.infos[name].setting != "transductive"]
+        if best in joint and others:
+            accuracy = f"{percent(findings.overall[others[0], k].value)} %"
+            alone.setdefault(others[0], []).append(f"{accuracy} with {k}" if len(findings.shots) > 1 else accuracy)
+    is_, see = ("is", "it sees") if len(joint) == 1 else ("are", "they see")
+    sentence = f"{listed(joint)} {is_} transductive: {see} all queries of an episode at once."
+    if alone:
+        named = "; ".join(f"{name}, {listed(figures)}" for name, figures in alone.items())
+        sentence += f" Best of those that see one query at a time: {named}."
+    return [sentence]
 
 
 def _found(findings: Findings, k_shot: str) -> list[str]:
@@ -48,17 +72,11 @@ def _found(findings: Findings, k_shot: str) -> list[str]:
     what = "is the most accurate" if several else "was run"
     sentence = f"With {per_class(k_shot)}, {best} {what}: {percent(interval.value)} %{ends}{_over(findings)}"
     sentences = [f"{sentence}{_against(findings, best, k_shot)}."]
-    near = findings.near(k_shot)
+    near = findings.near[k_shot]
     if near:
         more = [f"{len(near) - _NAMED + 1} others"] if len(near) > _NAMED else []
         shown = near[: _NAMED - 1] if more else near
         sentences.append(f"These episodes do not separate it from {listed([*shown, *more])}.")
-    if findings.infos[best].setting == "transductive":
-        sentences.append("It is transductive: it sees all queries of an episode at once.")
-        alone = next((n for n in findings.order(k_shot) if findings.infos[n].setting != "transductive"), None)
-        if alone is not None:
-            accuracy = percent(findings.overall[alone, k_shot].value)
-            sentences.append(f"Of those that see one query at a time {alone} is best, at {accuracy} %.")
     return sentences
 
 
@@ -117,7 +135,7 @@ def caption(findings: Findings, k_shot: str) -> str:
     """Say what the figures of a table are means over."""
     rows, usual = findings.of(k_shot), findings.usual_episodes(k_shot)
     means = f"means over {usual} episodes" if usual > 1 else "of one episode, which has no interval"
-    other = "; where n is given, over n" if len({row.n_episodes for row in rows}) > 1 else ""
+    other = "; over another number where one is given" if len({row.n_episodes for row in rows}) > 1 else ""
     return f"Accuracy in % ± half of its 95 % interval, {means}{other}. {settings(findings, k_shot)}"
 
 
@@ -146,12 +164,20 @@ def show_share(share: float) -> str:
 
 
 def ranks_note(findings: Findings, k_shot: str) -> str:
-    """Say how ranks are to be read."""
+    """Give the test of ranks."""
     ranks = findings.ranks[k_shot]
     return (
-        f"Mean ranks over {ranks.n_sets} data sets, 1 is best. Friedman's test that all are equal: "
-        f"p {equation(ranks.p_value)}. Ranks that differ by less than {ranks.critical_difference:.2f} (Nemenyi, 5 %) "
-        "are not told apart by so few data sets."
+        f"Friedman's test that all are equal: p {equation(ranks.p_value)}. "
+        f"Critical difference (Nemenyi, 5 %): {ranks.critical_difference:.2f}."
+    )
+
+
+def ranks_words(findings: Findings) -> str:
+    """Say how ranks are to be read."""
+    n = len(findings.datasets)
+    return (
+        f"Mean ranks over {n} data sets, 1 is best. Strategies whose mean ranks differ by less than the critical "
+        f"difference are not told apart by {n} data sets, however many episodes there are."
     )
 
 
@@ -176,6 +202,13 @@ def show_mean(interval: Interval | None, *, n: int | None = None) -> str:
     half = max(interval.high - interval.value, interval.value - interval.low)
     digits = 2 if 0 < half < 0.0005 else 1
     return f"{percent(interval.value, digits)} ± {percent(half, digits)}{aside}"
+
+
+def show_across(interval: Interval | None) -> str:
+    """Show what is to be expected on other data sets as ``50.1 to 80.2``."""
+    if interval is None or not bounded(interval):
+        return "–"
+    return f"{percent(interval.low)} to {percent(interval.high)}"
 
 
 def show_p(p: float | None) -> str:

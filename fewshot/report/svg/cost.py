@@ -13,7 +13,7 @@ from fewshot.report.benchmark_words import per_class, show_time
 from fewshot.report.model import StrategyInfo, percent
 from fewshot.report.svg.base import WIDTH, Scale, element, family, fit, line, mark, number, picture, text, width_of
 
-_HEIGHT, _TOP, _BOTTOM, _LEFT, _RIGHT = 290.0, 26.0, 246.0, 34.0, 350.0
+_HEIGHT, _TOP, _BOTTOM, _LEFT, _RIGHT = 340.0, 26.0, 296.0, 34.0, 350.0
 _LABEL = 130.0
 
 
@@ -36,7 +36,7 @@ def cost_accuracy(findings: Findings, k_shot: str) -> Markup | None:
     costs = {name: findings.cost(name, k_shot) for name in names}
     values = {name: 100 * findings.overall[name, k_shot].value for name in names}
     low, high = (math.log10(pick(costs.values())) for pick in (min, max))
-    xs = Scale(low - 0.15, max(high, low + 1) + 0.15, _LEFT, _RIGHT)
+    xs = Scale(low - 0.3, max(high, low + 1) + 0.15, _LEFT, _RIGHT)
     floor = min(10 * math.floor(min(values.values()) / 10), 90)
     ys = Scale(float(floor), float(max(10 * math.ceil(max(values.values()) / 10), floor + 10)), _BOTTOM, _TOP)
     marked = [_Point(findings.infos[n], costs[n], values[n], xs(math.log10(costs[n])), ys(values[n])) for n in names]
@@ -104,7 +104,7 @@ def _labels(wanted: Sequence[_Point], marked: Sequence[_Point]) -> list[Markup]:
         for dx, dy in _offsets(width):
             x, y = point.x + dx, point.y + dy
             box = (x - 1, y - 9, x + width + 1, y + 3)
-            inside = box[0] >= 2 and box[2] <= WIDTH - 1 and box[1] >= 14 and box[3] <= _BOTTOM + 2
+            inside = box[0] >= _LEFT + 2 and box[2] <= WIDTH - 1 and box[1] >= 14 and box[3] <= _BOTTOM + 2
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 parts.append(text(x, y, name, f"label {family(point.info)} hued"))

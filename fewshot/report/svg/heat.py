@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -11,9 +12,24 @@ from fewshot.report.benchmark_words import per_class
 from fewshot.report.model import percent
 from fewshot.report.svg.base import element, fit, picture, text, width_of
 
-_ROW, _COLUMN, _NAMES, _HEADS, _GAP = 22.0, 46.0, 176.0, 120.0, 8.0
+_ROW, _COLUMN, _NAMES, _HEADS, _GAP = 22.0, 42.0, 176.0, 120.0, 8.0
 _SHADE = 0.62
 """Opacity of the best cell: ink on top of it keeps its contrast."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where the cells begin, how wide the picture is, and whether names over columns stand upright."""
+
+    left: float
+    top: float
+    width: float
+    upright: bool
+
+
+def heat_width(findings: Findings, k_shot: str) -> float:
+    """Tell how wide the picture is in its own units."""
+    return _frame(findings, k_shot).width
 
 
 def heat_map(findings: Findings, k_shot: str) -> Markup:
@@ -23,11 +39,8 @@ def heat_map(findings: Findings, k_shot: str) -> Markup:
     if findings.several_sets:
         overall = [findings.overall.get((strategy, k_shot)) for strategy in names]
         columns.append(("mean", [None if interval is None else interval.value for interval in overall]))
-    left = min(max(map(width_of, names)), _NAMES) + 10
-    longest = min(max(width_of(name) for name, _ in columns), _HEADS)
-    # Names over columns stand upright where they fit their column, and lean where they do not.
-    upright = longest <= _COLUMN - 4
-    top = 20.0 if upright else 14 + 0.72 * longest
+    frame = _frame(findings, k_shot)
+    left, top = frame.left, frame.top
     parts: list[Markup] = []
     for row, name in enumerate(names):
         label = element("title", name)
@@ -36,13 +49,26 @@ def heat_map(findings: Findings, k_shot: str) -> Markup:
     for column, (name, values) in enumerate(columns):
         # The mean stands a little apart from what it is the mean of.
         x = left + _COLUMN * column + (_GAP if findings.several_sets and column == len(columns) - 1 else 0.0)
-        parts.append(_head(x + _COLUMN / 2, top - 7, name, upright))
+        parts.append(_head(x + _COLUMN / 2, top - 7, name, frame.upright))
         parts += _cells(names, name, values, x, top)
-    right = left + _COLUMN * len(columns) + _GAP
-    width = right if upright else right + 0.72 * longest - _COLUMN / 2 + 6
     best = [_said(names, *column) for column in columns if any(value is not None for value in column[1])]
     said = f"In percent. Best of each column: {'; '.join(best)}."
-    return picture(top + _ROW * len(names) + 2, f"Accuracies with {per_class(k_shot)}", said, *parts, width=width)
+    height = top + _ROW * len(names) + 2
+    return picture(height, f"Accuracies with {per_class(k_shot)}", said, *parts, width=frame.width)
+
+
+def _frame(findings: Findings, k_shot: str) -> _Frame:
+    heads = [*findings.datasets, *(["mean"] if findings.several_sets else [])]
+    left = min(max(width_of(info.name) for info in findings.ran(k_shot)), _NAMES) + 10
+    longest = min(max(map(width_of, heads)), _HEADS)
+    # Names over columns stand upright where they fit their column, and lean where they do not.
+    upright = longest <= _COLUMN - 4
+    right = left + _COLUMN * len(heads) + _GAP
+    # Only the last names can reach beyond the cells.
+    reach = [
+        right - _GAP - _COLUMN * (i + 0.5) + 0.75 * min(width_of(name), _HEADS) for i, name in enumerate(heads[::-1])
+    ]
+    return _Frame(left, 20.0 if upright else 14 + 0.75 * longest, right if upright else max(right, *reach) + 8, upright)
 
 
 def _at(findings: Findings, dataset: str, strategy: str, k_shot: str) -> float | None:
@@ -71,14 +97,16 @@ def _cells(names: Sequence[str], dataset: str, values: Sequence[float | None], x
     known = [value for value in values if value is not None]
     if not known:
         return []
-    low, high = min(known), max(known)
+    high = max(known)
+    # One hopeless strategy must not make all others look alike.
+    low = max(min(known), high - 2.5 * sorted(high - value for value in known)[len(known) // 2])
     parts = []
     for row, (name, value) in enumerate(zip(names, values, strict=True)):
         y = top + _ROW * row
         if value is None:
             parts.append(text(x + _COLUMN / 2, y + _ROW / 2 + 4, "–", "count zero", "middle"))
             continue
-        share = (value - low) / (high - low) if high > low else 1.0
+        share = max(0.0, (value - low) / (high - low)) if high > low else float(value == high)
         best = value == high
         parts.append(
             element(

@@ -26,7 +26,7 @@ def rank_diagram(findings: Findings, k_shot: str) -> Markup:
     cliques = ranks.groups[:_MOST_BARS]
     room = _BARS * len(cliques) + (8 if cliques else 0)
     scale = Scale(1.0, float(max(len(order), 2)), names + 16, WIDTH - _FIGURES - room - 8)
-    ticks = [tick for tick in scale.ticks(7) if tick == int(tick)] or [1.0]
+    ticks = [float(tick) for tick in range(1, max(len(order), 2) + 1, max(1, round(len(order) / 5)))]
     parts = [line(scale(tick), _TOP, scale(tick), bottom, "grid") for tick in ticks]
     parts += _distance(ranks.critical_difference, scale)
     for rank, name in by_rank:

@@ -30,7 +30,7 @@ from fewshot.report.svg.base import (
 )
 from fewshot.stats import Interval
 
-_HEIGHT, _TOP, _BOTTOM, _LEFT = 264.0, 26.0, 222.0, 30.0
+_HEIGHT, _TOP, _BOTTOM, _LEFT = 332.0, 26.0, 290.0, 30.0
 _LINE, _LEADER, _LABELS = 14.0, 14.0, 120.0
 _DASHES = ("", "6 3", "2 3", "9 3 2 3", "1 5", "4 6")
 _DRAWN = 7
