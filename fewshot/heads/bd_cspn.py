@@ -2,7 +2,8 @@
 
 Jinlu Liu, Liang Song and Yongqiang Qin, "Prototype Rectification for Few-Shot Learning", 2020, arXiv:1911.10713.
 All queries are shifted together so that their mean is the support's, and each is given the class whose prototype is
-most similar. Prototypes then become means over both sets, weighted by the exponential of that similarity.
+most similar. Prototypes then become means over both sets, weighted by the exponential of that similarity. Queries are
+compared with them where they were, not where they were shifted to.
 """
 
 from __future__ import annotations
