@@ -17,7 +17,9 @@ _HOMES = {
     "ImageError": "fewshot.errors",
     "Report": "fewshot.report.model",
     "Strategy": "fewshot.strategies",
+    "benchmark": "fewshot.benchmarking",
     "compare": "fewshot.comparison",
+    "evaluate_features": "fewshot.benchmarking",
     "list_augmentations": "fewshot.augment",
     "list_backbones": "fewshot.backbones",
     "list_heads": "fewshot.heads",
@@ -25,6 +27,7 @@ _HOMES = {
     "load": "fewshot.modelfile",
     "load_backbone": "fewshot.backbones",
     "read_image": "fewshot.images.reader",
+    "sample_episode": "fewshot.episodes",
 }
 
 __all__ = [
@@ -34,7 +37,9 @@ __all__ = [
     "ImageError",
     "Report",
     "Strategy",
+    "benchmark",
     "compare",
+    "evaluate_features",
     "list_augmentations",
     "list_backbones",
     "list_heads",
@@ -42,13 +47,16 @@ __all__ = [
     "load",
     "load_backbone",
     "read_image",
+    "sample_episode",
 ]
 
 if TYPE_CHECKING:
     from fewshot.augment import list_augmentations
     from fewshot.backbones import list_backbones, load_backbone
+    from fewshot.benchmarking import benchmark, evaluate_features
     from fewshot.classifier import FewShotClassifier
     from fewshot.comparison import compare
+    from fewshot.episodes import sample_episode
     from fewshot.errors import FewshotError, ImageError
     from fewshot.heads import list_heads
     from fewshot.images.dataset import ImageDataset

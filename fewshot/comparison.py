@@ -25,7 +25,7 @@ from fewshot.heads import make_head
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
 from fewshot.images.dataset import ImageDataset, as_sources, find_splits, list_images
 from fewshot.images.reader import ImageLike
-from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
+from fewshot.preparation import Prepared, environment, prepare, reloadable, strategy_info, usable
 from fewshot.report.model import ImageInfo, Report, Result
 from fewshot.report.pictures import take_pictures
 from fewshot.store import FeatureStore
@@ -304,8 +304,13 @@ class _Run:
             queries = other if other is not None else tuple(dataset.sources[i] for i in split.test)
             cells.append((dataset.subset(split.train), queries, split))
         # A backbone made from a name is loaded again by each process; sending its weights would cost more.
-        backbone: Any = self.backbone.spec if self.n_jobs > 1 and _reloadable(self.backbone) else self.backbone
-        common = {"n_views": self.n_views, "seed": self.seed, "policy": prepared.policy, "backbone": backbone}
+        backbone = reloadable(self.backbone) if self.n_jobs > 1 else self.backbone
+        common: dict[str, Any] = {
+            "n_views": self.n_views,
+            "seed": self.seed,
+            "policy": prepared.policy,
+            "backbone": backbone,
+        }
         if self.n_jobs == 1 or len(cells) == 1:
             return [
                 train_and_predict(
@@ -394,12 +399,3 @@ def _nearest(train: NDArray[np.float32], test: NDArray[np.float32] | None) -> tu
     else:
         similarity = (test / np.maximum(np.linalg.norm(test, axis=1, keepdims=True), 1e-12)) @ unit.T
     return tuple(int(i) for i in similarity.argmax(axis=1))
-
-
-def _reloadable(backbone: Backbone) -> bool:
-    """Whether its spec alone brings this backbone back."""
-    try:
-        return load_backbone(backbone.spec).fingerprint == backbone.fingerprint
-    # Any failure means the same: send the object itself.
-    except Exception:
-        return False

@@ -14,11 +14,16 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from fewshot.cells import Event
+    from fewshot.report.benchmark import BenchmarkReport
+    from fewshot.report.benchmark_findings import Findings
     from fewshot.report.model import Report
     from fewshot.stats import Interval
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+_NAMES, _SHOTS_WIDTH = 30, 21
+"""Columns for a benchmark's names at most, and for an accuracy and a difference beside each other."""
 
 
 def say(text: str) -> None:
@@ -134,6 +139,70 @@ def _interval(interval: Interval, *, sign: bool = False) -> str:
     if abs(interval.low) == float("inf"):
         return value
     return f"{value} \\[{format(100 * interval.low, form)}, {format(100 * interval.high, form)}]"
+
+
+def print_benchmark(report: BenchmarkReport) -> None:
+    """Print a benchmark's headline, a table for each data set and one for their mean, and the notes."""
+    from fewshot.report.benchmark_findings import Findings
+    from fewshot.report.benchmark_words import facts, headline, population
+
+    findings = Findings(report)
+    out.print(f"\n[bold]{escape(report.title)}[/bold]")
+    for dataset in [*findings.datasets, *([None] if findings.several_sets else [])]:
+        for shots in _columns(findings):
+            out.print(_benchmark_table(findings, dataset, shots))
+    compared = any(row.difference for row in findings.rows.values())
+    out.print(
+        f"\nAccuracy in % ± half of its 95 % interval. {escape(facts(findings))}. {escape(population(findings))}"
+        + (
+            f" Differences to {escape(report.reference)} in points, on the same episodes; * p < 0.05 (Holm)."
+            if compared
+            else ""
+        ),
+        style="dim",
+    )
+    out.print(f"\n{escape(' '.join(headline(findings)))}")
+    for note in report.notes:
+        out.print(f"- {escape(note)}", soft_wrap=True)
+
+
+def _columns(findings: Findings) -> list[tuple[str, ...]]:
+    """Split the numbers of shots so that each table fits the terminal."""
+    longest = min(_NAMES, max((len(name) for name in findings.infos), default=0))
+    most = max(1, (out.width - longest - 2) // _SHOTS_WIDTH)
+    return [findings.shots[i : i + most] for i in range(0, len(findings.shots), most)]
+
+
+def _benchmark_table(findings: Findings, dataset: str | None, shots: Sequence[str]) -> Table:
+    from fewshot.report.benchmark_words import show_mean
+    from fewshot.report.markdown import points
+
+    title = dataset if dataset is not None else f"Mean of {len(findings.datasets)} data sets"
+    table = Table(title=f"\n{escape(title)}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("strategy", no_wrap=True, max_width=_NAMES)
+    compared = any(row.difference for row in findings.rows.values())
+    for k in shots:
+        table.add_column(f"{escape(k)} per class", justify="right", overflow="fold")
+        if compared:
+            table.add_column("minus", justify="right", no_wrap=True)
+    for name in findings.infos:
+        cells, some = [], False
+        for k in shots:
+            row = findings.rows.get((dataset or "", name, k))
+            accuracy = findings.overall.get((name, k)) if dataset is None else row.accuracy if row else None
+            best = findings.best(k) if dataset is None else findings.best_on(dataset, k)
+            some = some or accuracy is not None
+            shown = show_mean(accuracy)
+            cells.append(f"[bold]{shown}[/bold]" if name == best else shown)
+            if compared:
+                test, p = (row.difference, row.p_holm) if row else findings.leads.get((name, k), (None, None))
+                # A row of a single data set that was not run has no mean to be compared either.
+                told = test is not None and (dataset is None or row is not None)
+                star = "*" if p is not None and p < 0.05 else " "
+                cells.append(f"{points(test.difference.value, sign=True)}{star}" if test and told else "")
+        if some:
+            table.add_row(escape(name), *cells)
+    return table
 
 
 class Watcher:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fewshot.augment import AugmentationLike, Policy, load_policy
+from fewshot.backbones import load_backbone
 from fewshot.backbones.base import Backbone
 from fewshot.errors import InvalidInputError
 from fewshot.finetune.base import ImageHead
@@ -90,6 +91,17 @@ def strategy_info(prepared: Prepared, backbone: str | None, n_views: int) -> Str
         setting="transductive" if isinstance(prepared.head, TransductiveHead) else "inductive",
         description=strategy.description,
     )
+
+
+def reloadable(backbone: Backbone) -> str | Backbone:
+    """Give the name that brings a backbone back in another process; where none does, the backbone itself."""
+    try:
+        if load_backbone(backbone.spec).fingerprint == backbone.fingerprint:
+            return backbone.spec
+    # Any failure means the same: send the object itself.
+    except Exception:
+        return backbone
+    return backbone
 
 
 def environment(backbone: Backbone, n_views: int) -> dict[str, str]:

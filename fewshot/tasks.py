@@ -107,7 +107,7 @@ class FrozenTask(Task):
         heads = {cell.strategy: self.heads[cell.strategy]}
         blocks = range(cell.first, cell.last)
         scores = evaluate_blocks(task, heads, blocks, seed=self.seed, n_jobs=n_threads)[cell.strategy]
-        return _record(cell, scores, self.extract_seconds)
+        return make_record(cell, scores, self.extract_seconds)
 
 
 @dataclass(eq=False)
@@ -133,7 +133,7 @@ class TrainedTask(Task):
         scores = Scores()
         for episode in self.sampler(cell.protocol).draw(range(cell.first, cell.last)):
             self._run_episode(cell.strategy, episode, scores)
-        return _record(cell, scores, 0.0)
+        return make_record(cell, scores, 0.0)
 
     def _run_episode(self, strategy: str, episode: Episode, scores: Scores) -> None:
         train, queries = self.dataset.subset(episode.support), self.dataset.subset(episode.query)
@@ -177,8 +177,8 @@ def run_cell(task: Task, cell: Cell, n_threads: int = 1) -> Record:
 _KEPT: dict[str, Task] = {}
 
 
-def _record(cell: Cell, scores: Scores, extract_seconds: float) -> Record:
-    """Plain data of a finished cell; rounded, as what lies beyond differs between processors, not strategies."""
+def make_record(cell: Cell, scores: Scores, extract_seconds: float) -> Record:
+    """Make plain data of a finished cell; rounded, as what lies beyond differs between processors, not strategies."""
     n = len(scores.episodes)
     figures = {name: np.round(getattr(scores, name), 6).tolist() for name in scores.METRICS}
     return {

@@ -213,6 +213,14 @@ class BenchmarkReport:
         self._check(strategy)
         return replace(self, reference=strategy)
 
+    def with_examples(self, examples: tuple[EpisodeExample, ...]) -> BenchmarkReport:
+        """Copy the report with episodes worth looking at."""
+        return replace(self, examples=examples)
+
+    def with_notes(self, notes: Sequence[str]) -> BenchmarkReport:
+        """Copy the report with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def find(self, dataset: str, strategy: str, k_shot: int | str) -> Series | None:
         """Look up results; ``None`` where this combination was not run."""
         return self._by_key.get((dataset, strategy, str(k_shot)))

@@ -70,7 +70,7 @@ def render(report: BenchmarkReport) -> str:
         many_lines=len(findings.shots) > 1 and len(findings.shots) * len(findings.infos) > MOST_LINES,
         over_shots=_over_shots(findings),
         some_thin=len(drawn_in_full(findings)) < len(report.strategies),
-        heat=_by_shots(findings, lambda k: heat_map(findings, k)),
+        heat=_by_shots(findings, lambda k: heat_map(findings, k) if findings.several_sets else None),
         wide_heat=any(heat_width(findings, k) > MOST_SCALED for k in findings.shots),
         differences=_per_set(findings, difference_rows),
         ranks=_by_shots(findings, lambda k: rank_diagram(findings, k) if k in findings.ranks else None),

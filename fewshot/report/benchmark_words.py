@@ -34,7 +34,8 @@ def headline(findings: Findings) -> list[str]:
         figures = [f"{percent(findings.overall[first, k].value)} % with {k}" for k in shots if findings.best(k)]
         return [f"{first}{_over(findings)}: {listed(figures)} training images per class.", *rest]
     if first and set(bests) == {first}:
-        return [f"{first} is the most accurate with {listed(shots)} training images per class.", *rest]
+        what = "has the highest accuracy" if any(findings.near.values()) else "is the most accurate"
+        return [f"{first} {what} with {listed(shots)} training images per class.", *rest]
     always = findings.among_best()
     if always is not None:
         return [f"{always} is the best or not told apart from the best with {listed(shots)} images per class.", *rest]
@@ -69,10 +70,12 @@ def _found(findings: Findings, k_shot: str) -> list[str]:
         return [f"With {per_class(k_shot)}, no strategy was run on all data sets."]
     interval, several = findings.overall[best, k_shot], len(findings.complete(k_shot)) > 1
     ends = f" (95 % interval {percent(interval.low)} to {percent(interval.high)})" if bounded(interval) else ""
-    what = "is the most accurate" if several else "was run"
-    sentence = f"With {per_class(k_shot)}, {best} {what}: {percent(interval.value)} %{ends}{_over(findings)}"
+    accuracy, near = f"{percent(interval.value)} %{ends}", findings.near[k_shot]
+    if not several:
+        return [f"With {per_class(k_shot)}, {best} answers {accuracy} of queries rightly{_over(findings)}."]
+    what = "has the highest accuracy" if near else "is the most accurate"
+    sentence = f"With {per_class(k_shot)}, {best} {what}: {accuracy}{_over(findings)}"
     sentences = [f"{sentence}{_against(findings, best, k_shot)}."]
-    near = findings.near[k_shot]
     if near:
         more = [f"{len(near) - _NAMED + 1} others"] if len(near) > _NAMED else []
         shown = near[: _NAMED - 1] if more else near

@@ -14,7 +14,7 @@ from fewshot.errors import OutputError
 
 
 def plain(value: Any) -> Any:
-    """Turn dataclasses, named tuples and tuples into dictionaries and lists, floats rounded to six digits."""
+    """Turn dataclasses, named tuples and tuples into dictionaries and lists, floats rounded to nine digits."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())
     if hasattr(value, "__dataclass_fields__"):
@@ -25,7 +25,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float):
         # JSON knows no infinity: the interval of a single draw has no ends.
-        return round(value, 6) if np.isfinite(value) else None
+        return round(value, 9) if np.isfinite(value) else None
     return value
 
 

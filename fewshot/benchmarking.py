@@ -1,0 +1,352 @@
+"""benchmark: strategies on thousands of episodes of many data sets, resumable, on one machine or a cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from fewshot.augment import AugmentationLike
+from fewshot.backbones import DEFAULT_BACKBONE
+from fewshot.backbones.base import Backbone
+from fewshot.cells import Event, OnEvent
+from fewshot.engines import make_engine
+from fewshot.episodes import EpisodeSampler, Protocol
+from fewshot.errors import InvalidInputError
+from fewshot.evaluation import FeatureTask, evaluate_blocks
+from fewshot.features import extract_views
+from fewshot.finetune.base import ImageHead
+from fewshot.heads import make_head
+from fewshot.heads.base import TransductiveHead
+from fewshot.images.reader import ImageLike
+from fewshot.journal import Journal, Record
+from fewshot.planning import DEFAULT_STRATEGIES, Datasets, Plan, PlannedTask, Settings, Shots, make_plan
+from fewshot.preparation import reloadable
+from fewshot.report.benchmark import BenchmarkReport, DatasetInfo
+from fewshot.report.model import StrategyInfo
+from fewshot.results import build_report
+from fewshot.store import FeatureStore
+from fewshot.strategies import Strategy
+from fewshot.tasks import Cell, FrozenTask, Task, TrainedTask, make_record
+
+
+def benchmark(
+    datasets: Datasets,
+    *,
+    strategies: Iterable[str | Strategy] | str | None = None,
+    backbones: Iterable[str | Backbone] | str | Backbone = DEFAULT_BACKBONE,
+    n_way: int | tuple[int, int] | None = 5,
+    k_shots: Shots | Sequence[Shots] = (1, 5),
+    n_query: int | None = 15,
+    imbalance: float | None = None,
+    n_episodes: int = 600,
+    trained_episodes: int = 30,
+    fixed_split: bool = False,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    augmentation: AugmentationLike = "heavy",
+    n_views: int = 16,
+    reference: str | None = None,
+    seed: int = 0,
+    engine: str = "local",
+    n_jobs: int | None = None,
+    address: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    title: str | None = None,
+    cache: bool = True,
+    strict: bool = False,
+    on_event: OnEvent | None = None,
+) -> BenchmarkReport:
+    """Evaluate strategies on episodes drawn from data sets.
+
+    Everything is checked before features are extracted. Features are extracted once per data set, backbone and policy,
+    and kept; heads on features then run on hundreds of episodes as one tensor operation. The same arguments give the
+    same results on every engine, and however often a run was interrupted.
+
+    Args:
+        datasets: one, several, or a mapping from names: folders with one folder per class, CSVs, data sets, or names
+            such as ``"fruits"``, ``"leaves:FOLDER"`` and ``"torchvision:Flowers102"``.
+        strategies: names of strategies or of heads, or :class:`Strategy` objects; ``"default"`` means five heads on
+            one central view, ``"all"`` everything there is.
+        backbones: one or several, each a name or a backbone.
+        n_way: classes per episode; a pair for a number drawn for each episode; ``None`` for all classes.
+        k_shots: one or several numbers of support images per class; a pair inside the sequence is a range that each
+            class draws its number from.
+        n_query: queries per class; ``None`` for all images that are not support.
+        imbalance: concentration of the Dirichlet distribution of the classes' shares of the queries; equal shares if
+            omitted. 2 is the usual choice.
+        n_episodes: per data set and number of shots.
+        trained_episodes: at most so many for strategies that train a network, which takes seconds each.
+        fixed_split: learn from images of the training split and ask about the test split's; with ``n_way=None`` and
+            ``n_query=None`` this is the usual evaluation with K images per class.
+        overrides: by data set: other values of ``n_way``, ``k_shots``, ``n_query`` and ``imbalance``.
+        augmentation: takes the place of ``"heavy"``, as in :func:`fewshot.compare`.
+        n_views: augmented views per support image, where a strategy uses them.
+        reference: the strategy that differences are taken to; the first linear probe if omitted.
+        seed: of everything random.
+        engine: ``"local"``, ``"joblib"`` or ``"ray"``.
+        n_jobs: threads, processes or actors; one per core if omitted.
+        address: of a Ray cluster.
+        out: folder for the journal, so that an interrupted run can go on.
+        resume: go on with the journal in ``out``.
+        title: of the report.
+        cache: keep features on disk.
+        strict: stop at the first unreadable image instead of leaving it out and saying so.
+        on_event: called with progress.
+
+    Raises:
+        UnknownNameError: a strategy, backbone, policy, engine or data set nobody knows.
+        InvalidInputError: an argument out of range.
+        DatasetError: a data set that cannot serve the episodes, with the classes that are too small.
+        JournalError: ``out`` holds a run that may not be continued, and what differs.
+        ImageError: with ``strict``, an unreadable image.
+    """
+    shots = (k_shots,) if isinstance(k_shots, int) else tuple(tuple(k) if isinstance(k, list) else k for k in k_shots)
+    settings = Settings(
+        n_way,
+        shots,
+        n_query,
+        imbalance,
+        n_episodes,
+        trained_episodes,
+        fixed_split,
+        n_views,
+        seed,
+        overrides or {},
+    )
+    if resume and out is None:
+        raise InvalidInputError("resume=True needs out=, the folder of the run to go on with.")
+    runner = make_engine(engine, n_jobs=n_jobs, address=address)
+    with closing(runner):
+        plan = make_plan(datasets, strategies, backbones, augmentation, settings, reference, strict)
+        header = {"settings": plan.fixed_settings(), "about": plan.about(title or _title(plan))}
+        with _journal(out, header, resume) as (records, keep):
+            progress = _Progress(plan, records, on_event)
+            for planned in plan.tasks:
+                missing = [cell for cell in planned.cells if cell.id not in records]
+                if missing:
+                    task = _make_task(planned, settings, cache, on_event)
+                    for record in runner.run(task, missing):
+                        keep(record)
+                        progress.add(record)
+    wanted = {cell.id for task in plan.tasks for cell in task.cells}
+    sources = {one.name: dict(zip(one.dataset.names, one.dataset.sources, strict=True)) for one in plan.datasets}
+    return build_report(header, {cell: records[cell] for cell in records if cell in wanted}, sources.__getitem__)
+
+
+def evaluate_features(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    heads: Iterable[Any] | Mapping[str, Any] | str | None = None,
+    n_way: int | tuple[int, int] | None = 5,
+    k_shot: Shots = 1,
+    n_query: int | None = 15,
+    imbalance: float | None = None,
+    n_episodes: int = 600,
+    reference: str | None = None,
+    seed: int = 0,
+    n_jobs: int | None = None,
+    name: str = "features",
+    on_event: OnEvent | None = None,
+) -> BenchmarkReport:
+    """Evaluate heads on episodes drawn from any features: no images, no backbone.
+
+    Args:
+        features: (n, d), or (n, 1 + n_views, d) where augmented views of each image are learned from, too.
+        labels: (n,) labels of any kind.
+        heads: names, heads or scikit-learn classifiers, or a mapping from names to these.
+        n_way: as in :func:`benchmark`, as for the next three.
+        k_shot: support images per class, or a pair.
+        n_query: queries per class.
+        imbalance: of the queries.
+        n_episodes: how many.
+        reference: the head that differences are taken to.
+        seed: of everything random.
+        n_jobs: threads; one per core if omitted. The result does not depend on it.
+        name: of the data, for tables.
+        on_event: called with progress.
+
+    Raises:
+        UnknownNameError: a head nobody registered.
+        InvalidInputError: an argument out of range, a head that needs pictures, or features that are not finite.
+        DatasetError: too few images in some class.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.repeat(np.arange(10), 20)
+        >>> report = evaluate_features(rng.normal(size=(200, 8)) + y[:, None], y, heads=["prototypical"], n_episodes=64)
+        >>> report.accuracy("features", "prototypical", 1).value > 0.3
+        True
+    """
+    values = np.asarray(features)
+    if values.ndim == 2:
+        values = values[:, None]
+    tags = np.asarray(labels)
+    if values.ndim != 3 or len(values) != len(tags):
+        raise InvalidInputError(
+            f"Got features {np.shape(features)} and labels {tags.shape}; needs (n, d) or (n, views, d), and (n,)."
+        )
+    if isinstance(n_episodes, bool) or n_episodes < 1:
+        raise InvalidInputError(f"n_episodes={n_episodes}: needs at least 1.")
+    named = _named_heads(heads)
+    protocol = Protocol(n_way, k_shot, n_query, imbalance)
+    sampler = EpisodeSampler(tags, protocol, seed=seed)
+    task = FeatureTask(values, sampler, device="cuda" if torch.cuda.is_available() else "cpu")
+    tell = None if on_event is None else lambda done, total: on_event(Event("progress", "episodes", done, total))
+    scores = evaluate_blocks(task, named, range(n_episodes), seed=seed, n_jobs=n_jobs, progress=tell)
+    records = {
+        head: make_record(Cell(head, name, head, protocol, 0, n_episodes), found, 0.0) for head, found in scores.items()
+    }
+    counts = np.unique(tags, return_counts=True)[1]
+    header = {
+        "settings": {"seed": seed, "datasets": {name: {"protocols": {protocol.shots: asdict(protocol)}}}},
+        "about": {
+            "title": f"{len(named)} heads on {n_episodes} episodes of {len(values)} feature vectors",
+            "protocol": f"{n_episodes} episodes: {protocol.describe()}.",
+            "shots": [protocol.shots],
+            "datasets": [
+                asdict(DatasetInfo(name, "features", len(values), len(counts), int(counts.min()), int(counts.max())))
+            ],
+            "strategies": [asdict(_head_info(key, head, values.shape[1] - 1)) for key, head in named.items()],
+            "reference": _reference(reference, list(named)),
+            "notes": [],
+            "environment": {},
+            "n_cells": len(named),
+            "images": {
+                name: {
+                    "names": [f"row {i}" for i in range(len(tags))],
+                    "labels": [str(tag) for tag in tags.tolist()],
+                    "is_query": None,
+                }
+            },
+        },
+    }
+    return build_report(header, records, lambda _: {})
+
+
+def _named_heads(heads: Iterable[Any] | Mapping[str, Any] | str | None) -> dict[str, Any]:
+    if isinstance(heads, Mapping):
+        found = {str(key): make_head(head) for key, head in heads.items()}
+    else:
+        given = [heads] if isinstance(heads, str) else list(DEFAULT_STRATEGIES if heads is None else heads)
+        found = {head if isinstance(head, str) else repr(head): make_head(head) for head in given}
+        if len(found) < len(given):
+            raise InvalidInputError(f"heads: one is given twice: {', '.join(map(str, given))}.")
+    for key, head in found.items():
+        if isinstance(head, ImageHead):
+            raise InvalidInputError(f"{key} trains on pictures, and these are features; use fewshot.benchmark.")
+        getattr(head, "_check_parameters", lambda: None)()
+    if not found:
+        raise InvalidInputError("heads: none given.")
+    return found
+
+
+def _head_info(name: str, head: Any, n_views: int) -> StrategyInfo:
+    setting = "transductive" if isinstance(head, TransductiveHead) else "inductive"
+    return StrategyInfo(name, repr(head), "given features", "none", n_views, trains=False, setting=setting)
+
+
+def _reference(reference: str | None, names: list[str]) -> str:
+    if reference is None:
+        return "linear-probe" if "linear-probe" in names else names[0]
+    if reference not in names:
+        from fewshot.names import unknown_name
+
+        raise unknown_name("reference head", reference, names)
+    return reference
+
+
+@contextmanager
+def _journal(out: str | os.PathLike[str] | None, header: Mapping[str, Any], resume: bool) -> Iterator[Any]:
+    """Give the records so far, and a function that keeps another: on disk, or in memory where no folder is given."""
+    if out is None:
+        records: dict[str, Record] = {}
+        yield records, lambda record: records.update({record["cell"]: record})
+    else:
+        with Journal(out, header["settings"], header["about"], resume=resume) as journal:
+            yield journal.records, journal.append
+
+
+class _Progress:
+    """Counts episodes, those of an earlier run too."""
+
+    def __init__(self, plan: Plan, records: Mapping[str, Record], on_event: OnEvent | None) -> None:
+        cells = [cell for task in plan.tasks for cell in task.cells]
+        self._total = sum(cell.last - cell.first for cell in cells)
+        self._done = sum(cell.last - cell.first for cell in cells if cell.id in records)
+        self._on_event = on_event
+
+    def add(self, record: Record) -> None:
+        self._done += len(record["episodes"])
+        if self._on_event is not None:
+            self._on_event(Event("progress", "episodes", self._done, self._total))
+
+
+def _make_task(planned: PlannedTask, settings: Settings, cache: bool, on_event: OnEvent | None) -> Task:
+    """Extract the features that a task's cells need, or gather the pictures."""
+    one = planned.dataset
+    common: dict[str, Any] = {
+        "key": planned.key,
+        "labels": one.dataset.labels,
+        "is_query": one.is_query,
+        "seed": settings.seed,
+    }
+    heads = {entry.name: entry.prepared.head for entry in planned.entries}
+    if planned.trains:
+        backbone = planned.backbone
+        return TrainedTask(
+            **common,
+            dataset=one.dataset,
+            heads=heads,
+            policies={entry.name: entry.prepared.policy for entry in planned.entries},
+            # A backbone made from a name is loaded again by each process; sending its weights would cost more.
+            backbone=DEFAULT_BACKBONE if backbone is None else reloadable(backbone),
+            n_views=settings.n_views,
+        )
+    start = time.perf_counter()
+    features = _extract(planned, settings, cache, on_event)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return FrozenTask(
+        **common, features=features, heads=heads, extract_seconds=time.perf_counter() - start, device=device
+    )
+
+
+def _extract(planned: PlannedTask, settings: Settings, cache: bool, on_event: OnEvent | None) -> NDArray[np.float32]:
+    """Extract (n, 1 + n_views, d) features; views of images that are only asked about are not needed, and zero."""
+    one, backbone, policy = planned.dataset, planned.backbone, planned.entries[0].prepared.policy
+    assert backbone is not None  # noqa: S101 - for the type checker: heads on features need one
+    subject = f"features of {one.name}, {backbone.spec}{f', policy {policy.name}' if policy.has_views else ''}"
+
+    def extract(sources: Sequence[ImageLike], augmentation: AugmentationLike) -> NDArray[np.float32]:
+        return extract_views(
+            backbone,
+            sources,
+            augmentation=augmentation,
+            n_views=settings.n_views,
+            seed=settings.seed,
+            store=FeatureStore() if cache else None,
+            progress=lambda done, total: on_event and on_event(Event("progress", subject, done, total)),
+        )
+
+    sources = one.dataset.sources
+    if one.is_query is None or not policy.has_views:
+        return extract(sources, policy)
+    support = extract([sources[i] for i in np.flatnonzero(~one.is_query)], policy)
+    query = extract([sources[i] for i in np.flatnonzero(one.is_query)], None)
+    features = np.zeros((len(sources), *support.shape[1:]), dtype=np.float32)
+    features[~one.is_query], features[one.is_query, :1] = support, query
+    return features
+
+
+def _title(plan: Plan) -> str:
+    count = len(plan.entries)
+    names = ", ".join(one.name for one in plan.datasets[:4]) + (", ..." if len(plan.datasets) > 4 else "")
+    return f"{count} {'strategies' if count > 1 else 'strategy'} on {names}"

@@ -1,0 +1,430 @@
+"""What a benchmark will do, settled before anything is computed: data sets, strategies, tasks, cells and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.augment import AugmentationLike
+from fewshot.backbones import load_backbone
+from fewshot.backbones.base import Backbone
+from fewshot.episodes import EpisodeSampler, Protocol
+from fewshot.errors import DatasetError, InvalidInputError
+from fewshot.evaluation import CHUNK
+from fewshot.heads import list_heads, make_head
+from fewshot.heads.base import Head
+from fewshot.images.audit import AuditedDataset, audit, without_leakage
+from fewshot.images.dataset import ImageDataset
+from fewshot.images.sources import DatasetSpec, dataset_name, load_dataset, load_splits
+from fewshot.names import unknown_name
+from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
+from fewshot.report.benchmark import DatasetInfo
+from fewshot.report.model import StrategyInfo
+from fewshot.strategies import STRATEGIES, Strategy, make_strategies
+from fewshot.tasks import FROZEN_BLOCK, TRAINED_BLOCK, Cell
+
+Datasets: TypeAlias = "DatasetSpec | Sequence[DatasetSpec] | Mapping[str, DatasetSpec]"
+Shots: TypeAlias = "int | tuple[int, int]"
+
+DEFAULT_STRATEGIES = ("prototypical", "linear-probe", "ridge", "gda", "knn")
+"""What is compared where nothing is named: inductive heads on one central view, milliseconds per episode."""
+# Versions that can change a result in a digit that is reported.
+_PACKAGES = ("fewshot", "torch", "timm", "albumentations", "numpy", "scikit-learn", "pillow")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person asked for; see :func:`fewshot.benchmark`."""
+
+    n_way: int | tuple[int, int] | None = 5
+    k_shots: tuple[Shots, ...] = (1, 5)
+    n_query: int | None = 15
+    imbalance: float | None = None
+    n_episodes: int = 600
+    trained_episodes: int = 30
+    fixed_split: bool = False
+    n_views: int = 16
+    seed: int = 0
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def protocols(self, dataset: str) -> list[Protocol]:
+        """Give the protocols of a data set, one per number of shots."""
+        own = dict(self.overrides.get(dataset, {}))
+        shots = own.pop("k_shots", self.k_shots)
+        strangers = sorted(own.keys() - {"n_way", "n_query", "imbalance"})
+        if strangers:
+            raise unknown_name("setting of a data set", strangers[0], ("k_shots", "n_way", "n_query", "imbalance"))
+        common = {"n_way": self.n_way, "n_query": self.n_query, "imbalance": self.imbalance} | own
+        return [Protocol(k_shot=k_shot, **common) for k_shot in shots]
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedDataset:
+    """A data set, read and checked.
+
+    Attributes:
+        name: in tables.
+        source: how it was given.
+        dataset: its images; those of the training split first where splits are kept apart.
+        is_query: (n,) images of the test split, or ``None``.
+        digest: of all images and labels.
+        protocols: one per number of shots.
+        notes: what was found.
+    """
+
+    name: str
+    source: str
+    dataset: ImageDataset
+    is_query: NDArray[np.bool_] | None
+    digest: str
+    protocols: list[Protocol]
+    notes: tuple[str, ...]
+
+    def info(self) -> DatasetInfo:
+        """Describe it for a report."""
+        counts = self.dataset.counts().values()
+        return DatasetInfo(self.name, self.source, len(self.dataset), len(counts), min(counts), max(counts))
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A strategy with the backbone it uses: a line of the tables."""
+
+    name: str
+    prepared: Prepared
+    backbone: Backbone | None
+
+    def info(self, n_views: int) -> StrategyInfo:
+        """Describe it for a report."""
+        spec = None if self.backbone is None else self.backbone.spec
+        return replace(strategy_info(self.prepared, spec, n_views), name=self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedTask:
+    """A task, and the cells that want it; see :mod:`fewshot.tasks`."""
+
+    key: str
+    dataset: PlannedDataset
+    entries: tuple[Entry, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The backbone of all entries."""
+        return self.entries[0].backbone
+
+    @property
+    def trains(self) -> bool:
+        """Whether pictures are trained on, rather than features."""
+        return self.entries[0].prepared.trains
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything a run will do."""
+
+    settings: Settings
+    datasets: list[PlannedDataset]
+    entries: list[Entry]
+    tasks: list[PlannedTask]
+    reference: str
+    notes: list[str]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return sum(len(task.cells) for task in self.tasks)
+
+    def fixed_settings(self) -> dict[str, Any]:
+        """Everything that results depend on: a run may be continued only with the same."""
+        backbones = {e.backbone.spec: _identity(e.backbone) for e in self.entries if e.backbone is not None}
+        return {
+            "versions": {name: _version(name) for name in _PACKAGES},
+            "seed": self.settings.seed,
+            "n_episodes": self.settings.n_episodes,
+            "trained_episodes": self.settings.trained_episodes,
+            "n_views": self.settings.n_views,
+            "chunk": CHUNK,
+            "backbones": backbones,
+            "strategies": {e.name: [_head_identity(e.prepared), e.prepared.policy.spec] for e in self.entries},
+            "datasets": {
+                one.name: {
+                    "digest": one.digest,
+                    "fixed_split": one.is_query is not None,
+                    "protocols": {protocol.shots: asdict(protocol) for protocol in one.protocols},
+                }
+                for one in self.datasets
+            },
+        }
+
+    def about(self, title: str) -> dict[str, Any]:
+        """What a report needs besides."""
+        shots = list(dict.fromkeys(protocol.shots for one in self.datasets for protocol in one.protocols))
+        backbones = {e.backbone.spec: e.backbone for e in self.entries if e.backbone is not None}
+        made_with = [environment(backbone, self.settings.n_views) for backbone in backbones.values()]
+        found = made_with[0] if made_with else {}
+        if len(made_with) > 1:
+            found = found | {"backbone": ", ".join(one["backbone"] for one in made_with)}
+        return {
+            "title": title,
+            "protocol": _in_words(self.settings, self.datasets),
+            "shots": shots,
+            "datasets": [asdict(one.info()) for one in self.datasets],
+            "strategies": [asdict(entry.info(self.settings.n_views)) for entry in self.entries],
+            "reference": self.reference,
+            "notes": self.notes,
+            "environment": found,
+            "n_cells": self.n_cells,
+            "images": {
+                one.name: {
+                    "names": list(one.dataset.names),
+                    "labels": list(one.dataset.labels),
+                    "is_query": None if one.is_query is None else one.is_query.astype(int).tolist(),
+                }
+                for one in self.datasets
+            },
+        }
+
+
+def make_plan(
+    datasets: Datasets,
+    strategies: Iterable[str | Strategy] | str | None,
+    backbones: Iterable[str | Backbone] | str | Backbone,
+    augmentation: AugmentationLike,
+    settings: Settings,
+    reference: str | None,
+    strict: bool,
+) -> Plan:
+    """Resolve and check everything that can be checked before features are extracted; see :func:`fewshot.benchmark`."""
+    _check(settings)
+    prepared = prepare(resolve_strategies(strategies), augmentation)
+    named = name_datasets(datasets)
+    strangers = sorted(settings.overrides.keys() - named.keys())
+    if strangers:
+        raise unknown_name("data set", strangers[0], named)
+    loaded = {name: _load(spec, settings.fixed_split) for name, spec in named.items()}
+    for name, (dataset, is_query) in loaded.items():
+        _check_protocols(name, dataset, is_query, settings)
+    wanted = [backbones] if isinstance(backbones, (str, Backbone)) else list(backbones)
+    if not wanted:
+        raise InvalidInputError("backbones: none given.")
+    found = [load_backbone(backbone) for backbone in wanted]
+    entries, notes = _make_entries(prepared, found, strict=strategies not in (None, "all"))
+    planned = []
+    for name, (dataset, is_query) in loaded.items():
+        one = _audited(name, named[name], dataset, is_query, settings, strict)
+        _check_protocols(name, one.dataset, one.is_query, settings)
+        planned.append(one)
+        notes += [note if len(named) == 1 else f"{name}: {note}" for note in one.notes]
+    names = [entry.name for entry in entries]
+    if reference is not None and reference not in names:
+        raise unknown_name("reference strategy", reference, names)
+    if any(entry.prepared.trains for entry in entries) and settings.trained_episodes < settings.n_episodes:
+        notes.append(
+            f"Strategies that train a network run on the first {settings.trained_episodes} of the "
+            f"{settings.n_episodes} episodes; differences to them are taken on these."
+        )
+    chosen = reference or next((name for name in names if name.startswith("linear-probe")), names[0])
+    tasks = [task for one in planned for task in _make_tasks(one, entries, settings)]
+    return Plan(settings, planned, entries, tasks, chosen, notes)
+
+
+def resolve_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[Strategy]:
+    """Resolve names: of strategies, of heads, ``"default"`` and ``"all"``.
+
+    Raises:
+        UnknownNameError: none of these.
+        InvalidInputError: one name twice, or none.
+    """
+    given = [strategies] if isinstance(strategies, (str, Strategy)) else list(strategies or ["default"])
+    names: list[str | Strategy] = []
+    for item in given:
+        if item == "default":
+            names += DEFAULT_STRATEGIES
+        elif item == "all":
+            heads = [name for name in list_heads() if isinstance(make_head(name), Head)]
+            names += [*DEFAULT_STRATEGIES, *(n for n in heads if n not in DEFAULT_STRATEGIES)]
+            names += [name for name in STRATEGIES if name not in heads]
+        else:
+            names.append(item)
+    return make_strategies(names)
+
+
+def name_datasets(datasets: Datasets) -> dict[str, DatasetSpec]:
+    """Give every data set a name of its own: the last part of its path, and of the part before where that is needed."""
+    if isinstance(datasets, Mapping):
+        found = dict(datasets)
+    else:
+        single = isinstance(datasets, (str, os.PathLike, ImageDataset))
+        specs: list[Any] = [datasets] if single else list(datasets)  # type: ignore[arg-type]
+        names = [dataset_name(spec) for spec in specs]
+        for i, (spec, name) in enumerate(zip(specs, list(names), strict=True)):
+            if (names.count(name) > 1 or name in ("train", "test")) and isinstance(spec, (str, os.PathLike)):
+                parent = os.path.basename(os.path.dirname(os.path.abspath(spec)))
+                names[i] = f"{parent}/{name}"
+        if len(set(names)) < len(names):
+            names = [f"{name} {i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+        found = dict(zip(names, specs, strict=True))
+    if not found:
+        raise InvalidInputError("datasets: none given. Give a folder with one folder per class, or a name: 'fruits'.")
+    return found
+
+
+def _check(settings: Settings) -> None:
+    for name in ("n_episodes", "trained_episodes", "n_views"):
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise InvalidInputError(f"{name}={value!r}: needs a whole number of at least 1.")
+    if not settings.k_shots:
+        raise InvalidInputError("k_shots: none given; for example (1, 5).")
+    if len(set(settings.k_shots)) < len(settings.k_shots):
+        raise InvalidInputError(f"k_shots={settings.k_shots}: a number is given twice.")
+
+
+def _load(spec: DatasetSpec, fixed_split: bool) -> tuple[ImageDataset, NDArray[np.bool_] | None]:
+    if not fixed_split:
+        return load_dataset(spec), None
+    splits = load_splits(spec)
+    test = "test" if "test" in splits else "val"
+    return _joined(splits["train"], splits[test])
+
+
+def _joined(train: ImageDataset, test: ImageDataset) -> tuple[ImageDataset, NDArray[np.bool_]]:
+    strangers = sorted(set(test.labels) - set(train.labels))
+    if strangers:
+        raise DatasetError(f"The test split has classes that training has not: {', '.join(map(repr, strangers))}.")
+    both = ImageDataset(
+        (*train.sources, *test.sources),
+        (*train.labels, *test.labels),
+        image_names=(*train.names, *test.names),
+        notes=(*train.notes, *test.notes),
+    )
+    return both, np.arange(len(both)) >= len(train)
+
+
+def _check_protocols(name: str, dataset: ImageDataset, is_query: NDArray[np.bool_] | None, settings: Settings) -> None:
+    """Refuse, before anything is computed, protocols that the data cannot serve."""
+    for protocol in settings.protocols(name):
+        try:
+            EpisodeSampler(dataset.labels, protocol, seed=settings.seed, is_query=is_query)
+        except DatasetError as error:
+            raise DatasetError(f"{name}, {protocol.describe()}: {error}") from None
+
+
+def _audited(
+    name: str,
+    spec: DatasetSpec,
+    dataset: ImageDataset,
+    is_query: NDArray[np.bool_] | None,
+    settings: Settings,
+    strict: bool,
+) -> PlannedDataset:
+    if is_query is None:
+        found = audit(dataset, strict=strict)
+        notes: tuple[str, ...] = found.notes
+    else:
+        train = audit(dataset.subset(np.flatnonzero(~is_query)), strict=strict)
+        test = audit(replace(dataset.subset(np.flatnonzero(is_query)), notes=()), strict=strict)
+        test, leaks = without_leakage(train, test)
+        both, is_query = _joined(train.dataset, test.dataset)
+        notes = (*train.notes, *test.notes, *leaks)
+        found = AuditedDataset(both, (*train.digests, *test.digests), (*train.skipped, *test.skipped), notes)
+    text = json.dumps([found.digests, found.dataset.labels, None if is_query is None else is_query.tolist()])
+    return PlannedDataset(
+        name,
+        "images in memory" if isinstance(spec, ImageDataset) else os.fspath(spec),
+        found.dataset,
+        is_query,
+        _digest(text),
+        settings.protocols(name),
+        notes,
+    )
+
+
+def _make_entries(
+    prepared: list[Prepared], backbones: list[Backbone], *, strict: bool
+) -> tuple[list[Entry], list[str]]:
+    """Combine strategies with backbones; those that need none take part once."""
+    entries, notes = [Entry(one.strategy.name, one, None) for one in prepared if not one.needs_backbone], []
+    for backbone in backbones:
+        kept, left_out = usable([one for one in prepared if one.needs_backbone], backbone, strict=strict)
+        notes += left_out
+        suffix = f"@{backbone.spec}" if len(backbones) > 1 else ""
+        entries += [Entry(f"{one.strategy.name}{suffix}", one, backbone) for one in kept]
+    if not entries:
+        raise InvalidInputError(f"No strategy can run: {' '.join(notes)}")
+    return entries, notes
+
+
+def _make_tasks(dataset: PlannedDataset, entries: list[Entry], settings: Settings) -> list[PlannedTask]:
+    """Group a data set's entries by what they share, and cut their episodes into cells."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        policy = "" if entry.prepared.trains else entry.prepared.policy.spec
+        views = settings.n_views if entry.prepared.policy.has_views else 0
+        key = json.dumps([dataset.digest, _identity(entry.backbone), entry.prepared.trains, policy, views])
+        groups.setdefault(_digest(key), []).append(entry)
+    tasks = []
+    for key, members in groups.items():
+        trains = members[0].prepared.trains
+        block = TRAINED_BLOCK if trains else FROZEN_BLOCK
+        total = min(settings.trained_episodes, settings.n_episodes) if trains else settings.n_episodes
+        cells = [
+            _cell(key, dataset.name, entry, protocol, settings.seed, first, min(first + block, total))
+            for protocol in dataset.protocols
+            for entry in members
+            for first in range(0, total, block)
+        ]
+        tasks.append(PlannedTask(key, dataset, tuple(members), tuple(cells)))
+    return tasks
+
+
+def _cell(key: str, dataset: str, entry: Entry, protocol: Protocol, seed: int, first: int, last: int) -> Cell:
+    parts = [key, entry.name, _head_identity(entry.prepared), entry.prepared.policy.spec, asdict(protocol), seed]
+    return Cell(_digest(json.dumps([*parts, first, last])), dataset, entry.name, protocol, first, last)
+
+
+def _identity(backbone: Backbone | None) -> str:
+    """What determines a backbone's features to the last bit."""
+    if backbone is None:
+        return ""
+    runtimes = "+".join(network.runtime_name for network in backbone.networks)
+    return f"{backbone.fingerprint} {runtimes}"
+
+
+def _head_identity(prepared: Prepared) -> str:
+    head = prepared.head
+    parameters = ", ".join(f"{name}={value!r}" for name, value in sorted(head.get_params().items()))
+    return f"{type(head).__name__}({parameters})"
+
+
+def _in_words(settings: Settings, datasets: list[PlannedDataset]) -> str:
+    """How episodes are drawn, in one sentence."""
+    kinds: dict[str, list[str]] = {}
+    for one in datasets:
+        shots = ", ".join(protocol.shots for protocol in one.protocols)
+        words = replace(one.protocols[0], k_shot=1).describe().replace("1-shot", f"{shots} shots")
+        kinds.setdefault(words, []).append(one.name)
+    shown = "; ".join(f"{words} ({', '.join(names)})" if len(kinds) > 1 else words for words, names in kinds.items())
+    split = " Support comes from the training split, queries from the test split." if settings.fixed_split else ""
+    return f"{settings.n_episodes} episodes: {shown}.{split}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
