@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-_NAMES, _SHOTS_WIDTH = 30, 21
+_NAMES, _SHOTS_WIDTH = 30, 20
 """Columns for a benchmark's names at most, and for an accuracy and a difference beside each other."""
 
 
@@ -153,7 +153,7 @@ def print_benchmark(report: BenchmarkReport) -> None:
             out.print(_benchmark_table(findings, dataset, shots))
     compared = any(row.difference for row in findings.rows.values())
     out.print(
-        f"\nAccuracy in % ± half of its 95 % interval. {escape(facts(findings))}. {escape(population(findings))}"
+        f"\nAccuracy in % ± half of its 95 % interval, with k training images per class. {escape(facts(findings))}. {escape(population(findings))}"
         + (
             f" Differences to {escape(report.reference)} in points, on the same episodes; * p < 0.05 (Holm)."
             if compared
@@ -169,20 +169,22 @@ def print_benchmark(report: BenchmarkReport) -> None:
 def _columns(findings: Findings) -> list[tuple[str, ...]]:
     """Split the numbers of shots so that each table fits the terminal."""
     longest = min(_NAMES, max((len(name) for name in findings.infos), default=0))
-    most = max(1, (out.width - longest - 2) // _SHOTS_WIDTH)
+    # The last column needs no gap after it.
+    most = max(1, (out.width - longest) // _SHOTS_WIDTH)
     return [findings.shots[i : i + most] for i in range(0, len(findings.shots), most)]
 
 
 def _benchmark_table(findings: Findings, dataset: str | None, shots: Sequence[str]) -> Table:
     from fewshot.report.benchmark_words import show_mean
     from fewshot.report.markdown import points
+    from fewshot.report.svg.base import clip
 
     title = dataset if dataset is not None else f"Mean of {len(findings.datasets)} data sets"
-    table = Table(title=f"\n{escape(title)}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("strategy", no_wrap=True, max_width=_NAMES)
+    table = Table(title=f"\n{escape(title)}", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("strategy", no_wrap=True)
     compared = any(row.difference for row in findings.rows.values())
     for k in shots:
-        table.add_column(f"{escape(k)} per class", justify="right", overflow="fold")
+        table.add_column(f"k = {escape(k)}", justify="right", overflow="fold")
         if compared:
             table.add_column("minus", justify="right", no_wrap=True)
     for name in findings.infos:
@@ -201,7 +203,7 @@ def _benchmark_table(findings: Findings, dataset: str | None, shots: Sequence[st
                 star = "*" if p is not None and p < 0.05 else " "
                 cells.append(f"{points(test.difference.value, sign=True)}{star}" if test and told else "")
         if some:
-            table.add_row(escape(name), *cells)
+            table.add_row(escape(clip(name, _NAMES)), *cells)
     return table
 
 
