@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -24,6 +24,11 @@ err = Console(stderr=True, highlight=False)
 
 _NAMES, _SHOTS_WIDTH = 30, 20
 """Columns for a benchmark's names at most, and for an accuracy and a difference beside each other."""
+
+
+def escape(text: str) -> str:
+    """Keep names from being read as markup; a lone surrogate in a file name has no UTF-8 and is escaped."""
+    return escape_markup(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def say(text: str) -> None:
@@ -152,15 +157,11 @@ def print_benchmark(report: BenchmarkReport) -> None:
         for shots in _columns(findings):
             out.print(_benchmark_table(findings, dataset, shots))
     compared = any(row.difference for row in findings.rows.values())
-    out.print(
-        f"\nAccuracy in % ± half of its 95 % interval, with k training images per class. {escape(facts(findings))}. {escape(population(findings))}"
-        + (
-            f" Differences to {escape(report.reference)} in points, on the same episodes; * p < 0.05 (Holm)."
-            if compared
-            else ""
-        ),
-        style="dim",
-    )
+    said = ["Accuracy in % ± half of its 95 % interval, with k training images per class.", f"{facts(findings)}."]
+    said.append(population(findings))
+    if compared:
+        said.append(f"Minus: difference to {report.reference} in points, on the same episodes; * p < 0.05 (Holm).")
+    out.print(f"\n{escape(' '.join(said))}", style="dim")
     out.print(f"\n{escape(' '.join(headline(findings)))}")
     for note in report.notes:
         out.print(f"- {escape(note)}", soft_wrap=True)
