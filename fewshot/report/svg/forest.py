@@ -63,7 +63,13 @@ def difference_rows(findings: Findings, k_shot: str, dataset: str | None = None)
         return None
     where = f"on {dataset}" if dataset else "over data sets"
     title = f"Difference in accuracy to {findings.report.reference} {where}, {k_shot} per class"
-    return _plot(title, rows, _around_zero(rows), "points, better →", reference=(0.0, "no difference"))
+    return _plot(
+        title,
+        rows,
+        _around_zero(_beside(findings, k_shot, dataset)),
+        "points, better →",
+        reference=(0.0, "no difference"),
+    )
 
 
 def accuracy_rows(findings: Findings, k_shot: str, dataset: str | None = None) -> Markup | None:
@@ -80,7 +86,10 @@ def accuracy_rows(findings: Findings, k_shot: str, dataset: str | None = None) -
     if not rows:
         return None
     where = f"on {dataset}" if dataset else "over data sets"
-    values = [v for row in rows for v in (*row.interval, *row.behind)]
+    # One scale for all data sets.
+    values = [
+        100 * v for one in findings.of(k_shot) for v in (one.accuracy if bounded(one.accuracy) else one.accuracy[:1])
+    ]
     low = min(10 * math.floor(min(values) / 10), 90)
     scale = (float(low), float(max(10 * math.ceil(max(values) / 10), low + 10)))
     return _plot(f"Accuracy {where}, {k_shot} per class", rows, scale, "accuracy, %")
@@ -91,14 +100,21 @@ def _order(findings: Findings, k_shot: str) -> list[str]:
     return list(dict.fromkeys([*findings.order(k_shot), *(info.name for info in findings.ran(k_shot))]))
 
 
-def _around_zero(rows: Sequence[_Row]) -> tuple[float, float]:
+def _around_zero(intervals: Sequence[Interval]) -> tuple[float, float]:
     """Cover zero and most differences: one hopeless strategy must not press all others into a point."""
-    finite = [v for row in rows for v in row.interval if math.isfinite(v)]
-    sizes = sorted(abs(row.interval.value) for row in rows)
+    finite = [v for interval in intervals for v in interval if math.isfinite(v)]
+    sizes = sorted(abs(interval.value) for interval in intervals)
     most = max(5.0, 3.5 * sizes[len(sizes) // 2])
     step = 5 if most < 25 else 10
     low = step * math.floor(max(min([0.0, *finite]), -most) / step)
     return float(low), float(step * math.ceil(max(min(max([0.0, *finite]), most), low + step) / step))
+
+
+def _beside(findings: Findings, k_shot: str, dataset: str | None) -> list[Interval]:
+    """Give the differences of all pictures that stand beside this one, so that they share one scale."""
+    if dataset is None:
+        return [_percent(test.difference) for test, _ in findings.leads.values()]
+    return [_percent(row.difference.difference) for row in findings.of(k_shot) if row.difference is not None]
 
 
 def _plot(

@@ -11,7 +11,7 @@ from fewshot.report.benchmark_findings import Findings
 from fewshot.report.benchmark_words import per_class
 from fewshot.report.svg.base import WIDTH, Scale, element, family, fit, line, mark, number, picture, text, width_of
 
-_TOP, _ROW, _AXIS, _NAMES, _BARS, _FIGURES = 40.0, 21.0, 38.0, 132.0, 9.0, 38.0
+_TOP, _ROW, _AXIS, _NAMES, _BARS, _FIGURES = 40.0, 21.0, 38.0, 132.0, 8.0, 38.0
 _MOST_BARS = 8
 
 
