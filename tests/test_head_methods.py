@@ -377,7 +377,7 @@ def test_tims_prototypes_follow_adam_with_one_second_moment_each(head):
         g = prototypes.grad
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * (g**2).sum(-1, keepdim=True)
         corrected = first / (1 - 0.9**step), second / (1 - 0.999**step)
-        prototypes = prototypes.detach() - 0.002 * corrected[0] / (corrected[1].sqrt() + 1e-6)
+        prototypes = prototypes.detach() - 0.0022 * corrected[0] / (corrected[1].sqrt() + 1e-6)
     expected = torch.nn.functional.cosine_similarity(query[:, None], prototypes, dim=-1) / 0.2
     np.testing.assert_allclose(answers(head, support, labels, query), torch.softmax(expected, -1), atol=1e-8)
 

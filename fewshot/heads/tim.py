@@ -61,7 +61,7 @@ class TIMHead(TransductiveHead):
         self,
         *,
         steps: int = 50,
-        step_size: float = 0.002,
+        step_size: float = 0.0022,
         temperature: float = 0.1,
         support_weight: float = 1.0,
         marginal_weight: float = 1.0,
