@@ -92,11 +92,11 @@ class Protocol:
 
     def describe(self) -> str:
         """Say in words how episodes are drawn."""
-        ways = "all classes" if self.n_way is None else f"{_written(self.n_way)}-way"
+        ways = "all classes" if self.n_way is None else f"{_written(self.n_way, ' to ')}-way"
         queries = "all other images as queries" if self.n_query is None else f"{self.n_query} queries per class"
         if self.imbalance is not None:
             queries += f" on average, in shares drawn from a Dirichlet distribution of concentration {self.imbalance:g}"
-        return f"{ways}, {self.shots}-shot, {queries}"
+        return f"{ways}, {_written(self.k_shot, ' to ')}-shot, {queries}"
 
 
 def sample_episode(
@@ -378,8 +378,8 @@ def _episode(
     )
 
 
-def _written(value: int | tuple[int, int]) -> str:
-    return f"{value[0]}-{value[1]}" if isinstance(value, tuple) else str(value)
+def _written(value: int | tuple[int, int], dash: str = "-") -> str:
+    return f"{value[0]}{dash}{value[1]}" if isinstance(value, tuple) else str(value)
 
 
 def _check_range(name: str, value: object, least: int) -> None:

@@ -159,7 +159,7 @@ class TrainedTask(Task):
             episode.query[None],
             episode.classes[None],
             logits[None],
-            torch.from_numpy(episode.query_labels)[None],
+            torch.from_numpy(np.array(episode.query_labels))[None],
             total - result.predict_seconds,
             result.predict_seconds,
         )

@@ -119,21 +119,26 @@ def _conjugate_gradients(rows: Tensor, proba: Tensor, penalty: Tensor, gradient:
 
     def curvature(direction: Tensor) -> Tensor:
         along = rows @ direction.mT
-        return (proba * (along - (proba * along).sum(dim=-1, keepdim=True))).mT @ rows + direction * penalty
+        image = (proba * (along - (proba * along).sum(dim=-1, keepdim=True))).mT @ rows + direction * penalty
+        # Along the intercepts' null direction there is only rounding, which no step could take away again.
+        image[..., -1] -= image[..., -1].mean(dim=-1, keepdim=True)
+        return image
 
     solution = torch.zeros_like(gradient)
     residual, direction = gradient.clone(), gradient.clone()
     power = residual.square().sum(dim=(-2, -1), keepdim=True)
     # min(0.1, |g|) is the forcing term that makes an inexact Newton method converge quadratically; asking for more
     # than rounding allows would let the residual grow again.
-    target = power * torch.clamp(power.sqrt(), min=1e-6, max=0.1).square()
+    finest = 1e-6 if rows.dtype == torch.float64 else 1e-3
+    target = power * torch.clamp(power.sqrt(), min=finest, max=0.1).square()
     tiny = torch.finfo(rows.dtype).tiny
     for _ in range(2 * gradient.shape[-1] * gradient.shape[-2]):
         if bool((power <= target).all()):
             break
         image = curvature(direction)
-        length = power / (direction * image).sum(dim=(-2, -1), keepdim=True).clamp_min(tiny)
-        length = torch.where(power <= target, torch.zeros_like(length), length)
+        slope = (direction * image).sum(dim=(-2, -1), keepdim=True)
+        # Solved, or at the end of what this precision can tell.
+        length = torch.where((power <= target) | (slope <= 0), 0.0, power / slope.clamp_min(tiny))
         solution = solution + length * direction
         residual = residual - length * image
         fresh = torch.where(power <= target, power, residual.square().sum(dim=(-2, -1), keepdim=True))
