@@ -10,6 +10,7 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+import torch
 
 from fewshot import FewShotClassifier, load_backbone
 from fewshot.backbones import openvino, runtime
@@ -167,16 +168,38 @@ def test_a_runtime_that_fails_or_differs_is_not_used(fresh, pytorch, images, mon
         fresh("openvino").extract(images[:1])
 
 
-def test_half_precision_is_checked_like_any_other_runtime(pytorch, monkeypatch):
-    # There may be no GPU here: the CPU's own half precision stands in for CUDA's.
+@pytest.fixture
+def pixel_network(pytorch):
     network = pytorch.networks[0]
-    pixels = runtime.PixelNetwork(network.runtime, network._mean, network._std).eval()
-    half = runtime._pytorch(pixels, "cpu", runtime.torch.bfloat16)
-    exact = runtime._pytorch(pixels, "cpu", runtime.torch.float32)
-    pictures = runtime._check_pictures(network.image_size)
+    return runtime.PixelNetwork(network.runtime, network._mean, network._std).eval()
+
+
+def test_half_precision_gives_float32_and_other_last_bits(pixel_network, pytorch):
+    # There may be no GPU here: the CPU's own half precision stands in for CUDA's.
+    half = runtime._pytorch(pixel_network, "cpu", half=torch.bfloat16)
+    pictures = runtime._check_pictures(224)
+    exact = runtime._pytorch(pixel_network, "cpu")(pictures)
+    np.testing.assert_array_equal(exact, pytorch.networks[0].forward(pictures))
     assert half(pictures).dtype == np.float32
-    assert not np.array_equal(half(pictures), exact(pictures))
-    np.testing.assert_array_equal(exact(pictures), network.forward(pictures))
+    assert 0.99 < cosines(half(pictures), exact).min() < 1
+
+
+@pytest.mark.parametrize("error", [0, 1])
+def test_half_precision_on_cuda_is_checked_like_any_other_runtime(pixel_network, monkeypatch, error):
+    real = runtime._pytorch
+
+    def without_gpu(network, device, *, half=None):
+        forward = real(network, "cpu")
+        return forward if half is None else lambda pixels: forward(pixels) + error * np.arange(1280, dtype=np.float32)
+
+    monkeypatch.setattr(runtime, "_pytorch", without_gpu)
+    settings = {"device": "cuda:0", "size": 224, "name": "x"}
+    assert runtime.start_engine(pixel_network, runtime="pytorch", **settings).name == "pytorch"
+    if error:
+        with pytest.warns(RuntimeWarning, match="cosine of"):
+            assert runtime.start_engine(pixel_network, runtime="auto", **settings).name == "pytorch"
+    else:
+        assert runtime.start_engine(pixel_network, runtime="auto", **settings).name == "cuda-autocast"
 
 
 def test_stored_features_of_two_runtimes_are_kept_apart(compiled, pytorch, images, tmp_path):
@@ -233,7 +256,6 @@ def test_openvino_is_imported_when_first_needed_and_reports_to_nobody():
 def test_other_families_convert(fresh):
     pytest.importorskip("openvino")
     import timm
-    import torch
 
     torch.manual_seed(0)
     for name in ("resnet18", "test_vit", "test_convnext"):

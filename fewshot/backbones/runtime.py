@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import warnings
@@ -92,12 +93,12 @@ def start_engine(network: PixelNetwork, *, runtime: str, device: str, size: int,
     Raises:
         InvalidInputError: OpenVINO is asked for, and does not convert the network or gives other features.
     """
-    exact = Engine("pytorch", _pytorch(network, device, torch.float32))
+    exact = Engine("pytorch", _pytorch(network, device))
     try:
         if runtime != "pytorch" and device == "cpu" and openvino.is_installed():
             engine = Engine("openvino", openvino.CompiledNetwork(network, size))
         elif runtime == "auto" and device.startswith("cuda"):
-            engine = Engine("cuda-autocast", _pytorch(network, device, torch.float16))
+            engine = Engine("cuda-autocast", _pytorch(network, device, half=torch.float16))
         else:
             return exact
         _check_same(engine.forward, exact.forward, size)
@@ -118,11 +119,14 @@ def start_engine(network: PixelNetwork, *, runtime: str, device: str, size: int,
     return engine
 
 
-def _pytorch(network: PixelNetwork, device: str, dtype: torch.dtype) -> Forward:
-    kind, is_half = torch.device(device).type, dtype != torch.float32
+def _pytorch(network: PixelNetwork, device: str, *, half: torch.dtype | None = None) -> Forward:
+    """Run by PyTorch: in float32, or with what ``torch.autocast`` holds to be safe in a shorter type."""
 
     def forward(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode(), torch.autocast(kind, dtype if is_half else None, enabled=is_half):
+        # Not every device that PyTorch knows has an autocast to be turned off.
+        precision = contextlib.nullcontext() if half is None else torch.autocast(torch.device(device).type, half)
+        # Pixels arrive channels last, as the network's weights are.
+        with torch.inference_mode(), precision:
             features: Tensor = network(torch.from_numpy(pixels).to(device))
         return features.float().cpu().numpy()
 
