@@ -17,6 +17,7 @@ from fewshot.errors import InvalidInputError, MissingExtraError
 from fewshot.journal import Record
 from fewshot.names import unknown_name
 from fewshot.tasks import Cell, Task, run_cell
+from fewshot.threads import workers
 
 ENGINES = ("local", "joblib", "ray")
 
@@ -57,15 +58,21 @@ def make_engine(name: str, *, n_jobs: int | None = None, address: str | None = N
 
 
 class LocalEngine:
-    """Cells one after the other in this process, the episodes of one shared among threads."""
+    """Cells in threads of this process."""
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
 
     def run(self, task: Task, cells: Sequence[Cell]) -> Iterator[Record]:
         """See :class:`Engine`."""
-        for cell in cells:
-            yield task.run(cell, self.n_threads)
+        # The first cell alone: it makes what the others share.
+        yield task.run(cells[0])
+        with workers(self.n_threads) as pool:
+            try:
+                yield from pool.map(task.run, cells[1:])
+            finally:
+                # Whoever stops listening does not want the rest.
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
         """See :class:`Engine`."""

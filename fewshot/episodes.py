@@ -47,6 +47,11 @@ class Episode:
         """Number of classes."""
         return len(self.classes)
 
+    def alone(self) -> EpisodeBatch:
+        """Give this episode as a batch of one."""
+        rows = {name: value[None] for name, value in vars(self).items() if name != "index"}
+        return EpisodeBatch(np.array([self.index], dtype=np.int64), **rows)
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -162,6 +167,9 @@ class EpisodeBatch:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __getitem__(self, part: slice) -> EpisodeBatch:
+        return EpisodeBatch(**{name: value[part] for name, value in vars(self).items()})
 
     def __iter__(self) -> Iterator[Episode]:
         for i, index in enumerate(self.indices.tolist()):

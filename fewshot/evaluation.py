@@ -22,8 +22,10 @@ from fewshot.heads.base import Head, TransductiveHead
 from fewshot.metrics import N_BINS, episode_metrics
 from fewshot.threads import workers
 
-CHUNK = 64
+CHUNK = 128
 """Episodes computed together: more would leave the processor's cache. Results depend on it in the last bits."""
+DRAW = 2 * CHUNK
+"""Episodes drawn together, which costs less the more there are."""
 
 
 @dataclass
@@ -56,45 +58,37 @@ class Scores:
     predict_seconds: float = 0.0
     worst: dict[str, Any] | None = None
 
-    def add(
-        self,
-        episodes: Sequence[int],
-        query: NDArray[np.int64],
-        classes: NDArray[np.int64],
-        logits: Tensor,
-        labels: Tensor,
-        fit_seconds: float,
-        predict_seconds: float,
-    ) -> None:
+    def add(self, batch: EpisodeBatch, logits: Tensor, fit_seconds: float, predict_seconds: float) -> None:
         """Score answers.
 
         Args:
-            episodes: b indices.
-            query: (b, n_query) positions in the data set.
-            classes: (b, n_way) classes of the data set.
+            batch: b episodes of equal shape.
             logits: (b, n_query, n_way).
-            labels: (b, n_query) true classes within the episode.
             fit_seconds: of all b.
             predict_seconds: of all b.
         """
-        found = episode_metrics(logits, labels)
-        self.episodes += episodes
+        truth = torch.from_numpy(np.array(batch.query_labels))
+        found = episode_metrics(logits, truth.to(logits.device))
+        self.episodes += batch.indices.tolist()
         for name in self.METRICS:
             getattr(self, name).extend(found[name].tolist())
-        self.calibration += found["calibration"].sum(dim=0).cpu().numpy()
+        self.calibration += found["calibration"].numpy()
         self.fit_seconds += fit_seconds
         self.predict_seconds += predict_seconds
-        self.seconds += [(fit_seconds + predict_seconds) / len(episodes)] * len(episodes)
+        self.seconds += [(fit_seconds + predict_seconds) / len(batch)] * len(batch)
         lowest = int(found["accuracy"].argmin())
-        answers = logits[lowest].argmax(dim=-1).cpu().numpy()
-        missed = np.flatnonzero(answers != labels[lowest].cpu().numpy())
-        self._keep_worst(
-            {
-                "episode": int(episodes[lowest]),
-                "accuracy": round(float(found["accuracy"][lowest]), 6),
-                "missed": [[int(query[lowest, i]), int(classes[lowest, answers[i]])] for i in missed],
-            }
-        )
+        accuracy = round(float(found["accuracy"][lowest]), 6)
+        if self.worst is None or accuracy <= self.worst["accuracy"]:
+            answers = logits[lowest].argmax(dim=-1).cpu()
+            missed = torch.nonzero(answers != truth[lowest]).view(-1).tolist()
+            query, classes = batch.query[lowest], batch.classes[lowest]
+            self._keep_worst(
+                {
+                    "episode": int(batch.indices[lowest]),
+                    "accuracy": accuracy,
+                    "missed": [[int(query[i]), int(classes[answers[i]])] for i in missed],
+                }
+            )
 
     def _keep_worst(self, candidate: dict[str, Any] | None) -> None:
         def rank(one: dict[str, Any]) -> tuple[float, int]:
@@ -170,47 +164,32 @@ class FeatureTask:
             Scores by name, in the order of ``indices``' episodes.
         """
         scores = {name: Scores() for name in heads}
-        for batch in self.sampler.batches(indices):
-            self._run_batch(heads, batch, scores, seed)
+        start = time.perf_counter()
+        batches = self.sampler.batches(indices)
+        drawn = (time.perf_counter() - start) / max(1, len(indices))
+        for batch in batches:
+            for first in range(0, len(batch), CHUNK):
+                self._run_batch(heads, batch[first : first + CHUNK], scores, seed, drawn)
         return {name: found.in_order() for name, found in scores.items()}
 
-    def _run_batch(self, heads: Mapping[str, Any], batch: EpisodeBatch, scores: dict[str, Scores], seed: int) -> None:
-        start = time.perf_counter()
-        device = self.space.device
-        support, query = (torch.from_numpy(rows).to(device) for rows in self._rows(batch))
-        labels = torch.from_numpy(np.repeat(batch.support_labels, self.n_views, axis=1)).to(device)
-        truth = torch.from_numpy(np.array(batch.query_labels)).to(device)
-        drawn = time.perf_counter() - start
-        prepared: dict[str, tuple[Tensor, Tensor, float]] = {}
-        where = batch.indices.tolist(), batch.query, batch.classes
+    def _run_batch(
+        self, heads: Mapping[str, Any], batch: EpisodeBatch, scores: dict[str, Scores], seed: int, drawn: float
+    ) -> None:
+        """Run heads on episodes of equal shape; each took ``drawn`` seconds to draw."""
+        episodes = _Moved(self.space, batch, *self._rows(batch), self.n_views)
         for name, head in heads.items():
-            if not isinstance(head, Head):
+            if isinstance(head, Head):
+                logits, fit_seconds, predict_seconds = episodes.answer(head)
+                # Drawing is done once for all heads; alone, each would have needed it.
+                fit_seconds += len(batch) * drawn
+            else:
                 logits, fit_seconds, predict_seconds = self._one_by_one(head, batch, seed)
-                scores[name].add(*where, logits.to(device), truth, fit_seconds, predict_seconds)
-                continue
-            kind = _kind(head)
-            if kind not in prepared:
-                start = time.perf_counter()
-                pair = self._moved(kind, support, query)
-                prepared[kind] = (*pair, time.perf_counter() - start)
-            x, q, moved = prepared[kind]
-            start = time.perf_counter()
-            state = head._fit(x, labels, batch.n_way)
-            fitted = time.perf_counter()
-            logits = head._logits(state, q)
-            done = time.perf_counter()
-            # Drawing and moving are done once for all heads; alone, each would have needed them.
-            scores[name].add(*where, logits, truth, drawn + moved + fitted - start, done - fitted)
+            scores[name].add(batch, logits, fit_seconds, predict_seconds)
 
     def _rows(self, batch: EpisodeBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the flattened features: each support image with its views, each query alone."""
         views = batch.support[:, :, None] * self.n_views + np.arange(self.n_views)
         return views.reshape(len(batch), -1), batch.query * self.n_views
-
-    def _moved(self, kind: str, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        if kind == "vectors":
-            return self.space.vectors(support, query)
-        return self.space.coordinates(support, query, jointly=kind == "jointly")
 
     def _one_by_one(self, head: Any, batch: EpisodeBatch, seed: int) -> tuple[Tensor, float, float]:
         """Fit a scikit-learn classifier to each episode; its log probabilities are the logits."""
@@ -238,11 +217,61 @@ def logits_of(proba: NDArray[np.float64], chosen: NDArray[np.intp]) -> NDArray[n
     return logits
 
 
-def _kind(head: Head) -> str:
-    """Which form of an episode a head works on."""
+class _Moved:
+    """Episodes of equal shape in the forms that heads work on, each made when it is first wanted."""
+
+    def __init__(
+        self,
+        space: EpisodeSpace,
+        batch: EpisodeBatch,
+        support: NDArray[np.int64],
+        query: NDArray[np.int64],
+        n_views: int,
+    ) -> None:
+        self._space = space
+        self._n_way = batch.n_way
+        self._support, self._query = (torch.from_numpy(rows).to(space.device) for rows in (support, query))
+        labels = np.repeat(batch.support_labels, n_views, axis=1)
+        self._labels = torch.from_numpy(labels).to(space.device)
+        shots = labels.shape[1] // batch.n_way
+        even = np.repeat(np.arange(batch.n_way), shots)
+        self._shots = shots if labels.shape[1] == len(even) and (labels == even).all() else None
+        self._forms: dict[str, tuple[tuple[Tensor, ...], float]] = {}
+
+    def answer(self, head: Head) -> tuple[Tensor, float, float]:
+        """Give (b, n_query, n_way) logits, and the seconds of training and of predicting.
+
+        Moving the episodes counts as training. It is done once for all heads; alone, each would have needed it.
+        """
+        kind = _form(head)
+        if kind not in self._forms:
+            start = time.perf_counter()
+            form = self._make(kind)
+            self._forms[kind] = form, time.perf_counter() - start
+        form, seconds = self._forms[kind]
+        start = time.perf_counter()
+        if kind in ("means", "unit means"):
+            logits = head._logits_of_means(*form).mT
+            return logits, seconds, time.perf_counter() - start
+        state = head._fit(form[0], self._labels, self._n_way)
+        fitted = time.perf_counter()
+        logits = head._logits(state, form[1])
+        return logits, seconds + fitted - start, time.perf_counter() - fitted
+
+    def _make(self, kind: str) -> tuple[Tensor, ...]:
+        if kind in ("means", "unit means"):
+            classes = (self._labels, self._n_way, self._shots)
+            return self._space.mean_products(self._support, self._query, *classes, unit=kind == "unit means")
+        if kind == "vectors":
+            return self._space.vectors(self._support, self._query)
+        return self._space.coordinates(self._support, self._query, jointly=kind == "jointly")
+
+
+def _form(head: Head) -> str:
+    """Name the form of an episode that a head works on."""
     if not head.isometric:
         return "vectors"
-    return "jointly" if isinstance(head, TransductiveHead) else "span"
+    return "jointly" if isinstance(head, TransductiveHead) else head.learns_from
 
 
 def evaluate_blocks(
@@ -254,18 +283,18 @@ def evaluate_blocks(
     n_jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Scores]:
-    """Run heads on episodes, a chunk per thread; memory does not grow with their number, but for the scores.
+    """Run heads on episodes, a few hundred per thread; memory does not grow with their number, but for the scores.
 
     Args:
         task: features and how episodes are drawn.
         heads: by name.
-        episodes: which; where they start at a multiple of :data:`CHUNK`, the results are those of any longer range.
+        episodes: which; where they start at a multiple of :data:`DRAW`, the results are those of any longer range.
         seed: see :meth:`FeatureTask.evaluate`.
         n_jobs: threads, by default one per core; the results do not depend on it.
         progress: called with (episodes done, episodes in all).
     """
     scores = {name: Scores() for name in heads}
-    chunks = [episodes[i : i + CHUNK] for i in range(0, len(episodes), CHUNK)]
+    chunks = [episodes[i : i + DRAW] for i in range(0, len(episodes), DRAW)]
 
     def run(chunk: range) -> dict[str, Scores]:
         with torch.inference_mode():

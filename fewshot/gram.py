@@ -61,7 +61,7 @@ class EpisodeSpace:
         norms = torch.linalg.vector_norm(self.features.double(), dim=1)
         self._norms = norms
         # A zero vector stays zero: its unit vector is zero, too.
-        self._scale = torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+        self._scale = _inverse(norms)
         self._products: Tensor | None = None
         if 8 * len(values) ** 2 <= budget:
             self._products = self._all_products()
@@ -91,17 +91,50 @@ class EpisodeSpace:
             return self.vectors(support, query)
         if jointly:
             rows = torch.cat([support, query], dim=1)
-            factor = _factor(self._gather(rows, rows)) * self._norms[rows].unsqueeze(-1)
-            both = factor.to(self.dtype)
+            both = (_factor(self._gather(rows, rows)) * self._norms[rows].unsqueeze(-1)).to(self.dtype)
             return both[:, :n_support], both[:, n_support:]
-        factor = _factor(self._gather(support, support))
-        eye = torch.eye(n_support, dtype=factor.dtype, device=factor.device).expand_as(factor)
-        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
-        inside = self._gather(query, support) @ inverse.mT
-        outside = (1 - inside.square().sum(dim=-1, keepdim=True)).clamp_min(0).sqrt()
-        queries = torch.cat([inside, outside], dim=-1) * self._norms[query].unsqueeze(-1)
-        supports = torch.nn.functional.pad(factor, (0, 1)) * self._norms[support].unsqueeze(-1)
-        return supports.to(self.dtype), queries.to(self.dtype)
+        supports, queries = _span(self._gather(support, support), self._gather(support, query))
+        return self._scaled(supports, self._norms[support]), self._scaled(queries, self._norms[query])
+
+    def mean_products(
+        self, support: Tensor, query: Tensor, labels: Tensor, n_way: int, shots: int | None, *, unit: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Give what class means have in common with queries, in float64.
+
+        Args:
+            support: (b, n_support) rows.
+            query: (b, n_query) rows.
+            labels: (b, n_support) classes 0..n_way-1, each at least once.
+            n_way: number of classes.
+            shots: rows per class, where all classes have equally many and they lie class after class; else ``None``.
+            unit: of unit vectors rather than of the features as they are.
+
+        Returns:
+            (b, n_way, n_query) inner products, (b, n_way) lengths of the means, and (b, n_query) of the queries.
+        """
+        among, across = self._gather(support, support), self._gather(support, query)
+        query_lengths = self._norms[query]
+        if unit:
+            query_lengths = query_lengths.sign()
+        else:
+            lengths = self._norms[support]
+            among = among * lengths.unsqueeze(-1) * lengths.unsqueeze(-2)
+            across = across * lengths.unsqueeze(-1) * query_lengths.unsqueeze(-2)
+        if shots is None:
+            member = torch.nn.functional.one_hot(labels, n_way).to(among.dtype)
+            weights = (member / member.sum(dim=1, keepdim=True)).mT
+            squares = ((weights @ among) * weights).sum(dim=-1)
+            across = weights @ across
+        elif shots == 1:
+            squares = among.diagonal(dim1=1, dim2=2)
+        else:
+            squares = among.view(-1, n_way, shots, n_way, shots).diagonal(dim1=1, dim2=3).mean(dim=(1, 2))
+            across = across.view(-1, n_way, shots, across.shape[-1]).mean(dim=2)
+        return across, squares.clamp_min(0).sqrt(), query_lengths
+
+    def _scaled(self, vectors: Tensor, lengths: Tensor) -> Tensor:
+        """Give (b, n, m) vectors of these lengths for (b, m, n) unit ones, one per column."""
+        return (vectors * lengths.unsqueeze(-2)).to(self.dtype).mT.contiguous()
 
     def _gather(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Inner products of unit features, (b, n_rows, n_columns) float64."""
@@ -110,6 +143,8 @@ class EpisodeSpace:
             starts = range(0, len(rows), 4)
             parts = [self._unit(rows[i : i + 4]) @ self._unit(columns[i : i + 4]).mT for i in starts]
             return torch.cat(parts)
+        if self._products.numel() < 2**31:
+            rows, columns = rows.int(), columns.int()
         flat = (rows * len(self._products)).unsqueeze(2) + columns.unsqueeze(1)
         return self._products.view(-1).index_select(0, flat.view(-1)).view(flat.shape)
 
@@ -123,6 +158,27 @@ class EpisodeSpace:
         for start in range(0, len(unit), _BLOCK):
             torch.matmul(unit[start : start + _BLOCK], unit.mT, out=products[start : start + _BLOCK])
         return products
+
+
+def _span(among: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates from inner products of unit vectors.
+
+    Args:
+        among: (b, n, n) of those that span the space.
+        across: (b, n, n_query) of these with others.
+
+    Returns:
+        (b, n + 1, n) coordinates of the first, and (b, n + 1, n_query) of the others, one vector per column.
+    """
+    factor = _factor(among)
+    inside = torch.linalg.solve_triangular(factor, across, upper=False)
+    outside = (1 - inside.square().sum(dim=-2, keepdim=True)).clamp_min_(0).sqrt_()
+    return torch.nn.functional.pad(factor.mT, (0, 0, 0, 1)), torch.cat([inside, outside], dim=-2)
+
+
+def _inverse(lengths: Tensor) -> Tensor:
+    """One divided by lengths; zero where they are."""
+    return torch.where(lengths > 0, 1 / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), 0.0)
 
 
 def _factor(products: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ N_BINS = 15
 
 
 def episode_metrics(logits: Tensor, labels: Tensor, *, n_bins: int = N_BINS) -> dict[str, Tensor]:
-    """Score the answers of many episodes in a few operations, on the device of the logits.
+    """Score the answers of many episodes in a few operations, on the device of the logits; results are on the CPU.
 
     The answer is the class with the largest logit, the first of several equal ones. NaN logits make ``log_loss`` and
     ``brier`` NaN.
@@ -37,7 +37,7 @@ def episode_metrics(logits: Tensor, labels: Tensor, *, n_bins: int = N_BINS) -> 
         - ``balanced_accuracy``: (*batch,) that share within each class, averaged over the classes that have queries;
         - ``log_loss``: (*batch,) mean of -log of the probability of the true class, infinite where that is 0;
         - ``brier``: (*batch,) mean over queries of the squared distance of the probabilities from the truth, 0..2;
-        - ``calibration``: (*batch, n_bins, 3) bins, see the module.
+        - ``calibration``: (n_bins, 3) bins over all answers of the batch, see the module.
 
     Raises:
         InvalidInputError: shapes that do not fit, or no queries.
@@ -51,33 +51,40 @@ def episode_metrics(logits: Tensor, labels: Tensor, *, n_bins: int = N_BINS) -> 
         )
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    # Written out: softmax over so few classes takes longer than all the rest. Its largest probability is 1 / total.
-    largest, answer = logits.max(dim=-1, keepdim=True)
-    shifted = logits - largest
-    proba = shifted.exp()
-    total = proba.sum(dim=-1, keepdim=True)
+    batch, n_way = logits.shape[:-2], logits.shape[-1]
+    # Classes before queries: sums over a short last dimension are many times slower.
+    scores = logits.reshape(-1, *logits.shape[-2:]).mT.contiguous()
+    true = labels.reshape(-1, labels.shape[-1])
+    top, answer = scores.max(dim=-2)
+    shares = (scores - top.unsqueeze(-2)).exp_()
+    total = shares.sum(dim=-2)
     confidence = total.reciprocal()
-    true = labels.unsqueeze(-1)
-    log_loss = (total.log() - shifted.gather(-1, true)).squeeze(-1).mean(dim=-1, dtype=torch.float64)
-    member = torch.zeros_like(proba).scatter_(-1, true, 1.0)
-    distance = proba.mul_(confidence).sub_(member).square_().sum(dim=(-1, -2))
-
-    right = (answer == true).squeeze(-1).to(proba.dtype)
-    # Bins are open below and closed above, as in Guo et al. 2017. Sums over queries are products with one-hot rows:
-    # unlike additions at an index they give the same bits every time on a GPU. What is counted is exact.
+    behind = scores.gather(-2, true.unsqueeze(-2)).squeeze(-2) - top
+    log_loss = total.log() - behind
+    # |p - e_true|^2 = |p|^2 - 2 p_true + 1
+    brier = shares.square_().sum(dim=-2) * confidence.square() - 2 * behind.exp() * confidence + 1
+    # On the CPU from here on, where there is little left to do: sums on a GPU would differ from run to run.
+    right, true, confidence = (answer == true).long().cpu(), true.cpu(), confidence.cpu()
     position = (confidence * n_bins).ceil_().long().clamp_(1, n_bins) - 1
-    in_bin = proba.new_zeros(*position.shape[:-1], n_bins).scatter_(-1, position, 1.0)
-    values = torch.stack([torch.ones_like(right), confidence.squeeze(-1), right], dim=-2)
-    per_class = (values @ member).double()
-    counts, hits = per_class[..., 0, :], per_class[..., 2, :]
-    recall = hits / counts.clamp(min=1)
+    of_class = true + n_way * torch.arange(len(true)).unsqueeze(-1)
+    # Wrong and right answers of each class of each episode, and of each bin.
+    by_class = _count(2 * of_class + right, 2 * n_way * len(true)).view(-1, n_way, 2)
+    by_bin = _count(2 * position + right, 2 * n_bins).view(n_bins, 2)
+    sure = torch.bincount(position.reshape(-1), confidence.double().reshape(-1), minlength=n_bins)
+    size, hits = by_class.sum(dim=-1), by_class[..., 1]
     return {
-        "accuracy": right.mean(dim=-1, dtype=torch.float64),
-        "balanced_accuracy": recall.sum(dim=-1) / (counts > 0).sum(dim=-1),
-        "log_loss": log_loss,
-        "brier": distance.double() / labels.shape[-1],
-        "calibration": (values @ in_bin).double().transpose(-1, -2),
+        "accuracy": (hits.sum(dim=-1) / true.shape[-1]).view(batch),
+        "balanced_accuracy": ((hits / size.clamp_min(1)).sum(dim=-1) / (size > 0).sum(dim=-1)).view(batch),
+        "log_loss": log_loss.mean(dim=-1, dtype=torch.float64).cpu().view(batch),
+        "brier": brier.mean(dim=-1, dtype=torch.float64).cpu().view(batch),
+        "calibration": torch.stack([by_bin.sum(dim=-1), sure, by_bin[:, 1]], dim=-1),
     }
+
+
+def _count(places: Tensor, size: int) -> Tensor:
+    import torch
+
+    return torch.bincount(places.reshape(-1), minlength=size).double()
 
 
 def calibration_bins(proba: ArrayLike, labels: ArrayLike, *, n_bins: int = N_BINS) -> NDArray[np.float64]:

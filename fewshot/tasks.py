@@ -20,12 +20,13 @@ from fewshot.augment import Policy
 from fewshot.backbones.base import Backbone
 from fewshot.cells import train_and_predict, whole_split
 from fewshot.episodes import Episode, EpisodeSampler, Protocol
-from fewshot.evaluation import CHUNK, FeatureTask, Scores, evaluate_blocks, logits_of
+from fewshot.evaluation import DRAW, FeatureTask, Scores, logits_of
 from fewshot.finetune.base import ImageHead
 from fewshot.images.dataset import ImageDataset
 from fewshot.journal import Record
+from fewshot.threads import single_thread
 
-FROZEN_BLOCK, TRAINED_BLOCK = 4 * CHUNK, 1
+FROZEN_BLOCK, TRAINED_BLOCK = DRAW, 1
 """Episodes per cell: of heads on features, milliseconds each; of networks, seconds each."""
 
 
@@ -73,8 +74,8 @@ class Task:
             self._samplers[protocol] = EpisodeSampler(self.labels, protocol, seed=self.seed, is_query=self.is_query)
         return self._samplers[protocol]
 
-    def run(self, cell: Cell, n_threads: int = 1) -> Record:
-        """Compute a cell; the result does not depend on the number of threads."""
+    def run(self, cell: Cell) -> Record:
+        """Compute a cell, in the calling thread."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,14 +100,21 @@ class FrozenTask(Task):
     device: str = "cpu"
     _prepared: FeatureTask | None = field(default=None, init=False, repr=False)
 
-    def run(self, cell: Cell, n_threads: int = 1) -> Record:
-        """Evaluate one head on the cell's episodes, chunk by chunk."""
-        if self._prepared is None:
-            self._prepared = FeatureTask(self.features, self.sampler(cell.protocol), device=self.device)
-        task = self._prepared.with_sampler(self.sampler(cell.protocol))
+    def prepare(self) -> None:
+        """Compute what all cells share; they may then run in several threads."""
+        if self._prepared is None and self._samplers:
+            first = next(iter(self._samplers.values()))
+            self._prepared = FeatureTask(self.features, first, device=self.device)
+
+    def run(self, cell: Cell) -> Record:
+        """Evaluate one head on the cell's episodes."""
+        sampler = self.sampler(cell.protocol)
+        self.prepare()
+        assert self._prepared is not None  # noqa: S101 - for the type checker
         heads = {cell.strategy: self.heads[cell.strategy]}
-        blocks = range(cell.first, cell.last)
-        scores = evaluate_blocks(task, heads, blocks, seed=self.seed, n_jobs=n_threads)[cell.strategy]
+        with single_thread(), torch.inference_mode():
+            task = self._prepared.with_sampler(sampler)
+            scores = task.evaluate(heads, range(cell.first, cell.last), seed=self.seed)[cell.strategy]
         return make_record(cell, scores, self.extract_seconds)
 
 
@@ -128,7 +136,7 @@ class TrainedTask(Task):
     backbone: str | Backbone
     n_views: int
 
-    def run(self, cell: Cell, n_threads: int = 1) -> Record:
+    def run(self, cell: Cell) -> Record:
         """Train and test one strategy on each of the cell's episodes."""
         scores = Scores()
         for episode in self.sampler(cell.protocol).draw(range(cell.first, cell.last)):
@@ -155,23 +163,20 @@ class TrainedTask(Task):
         order = np.argsort(np.argsort(episode.classes))
         logits = torch.from_numpy(logits_of(proba, chosen)[:, order])
         scores.add(
-            [episode.index],
-            episode.query[None],
-            episode.classes[None],
+            episode.alone(),
             logits[None],
-            torch.from_numpy(np.array(episode.query_labels))[None],
             total - result.predict_seconds,
             result.predict_seconds,
         )
 
 
-def run_cell(task: Task, cell: Cell, n_threads: int = 1) -> Record:
+def run_cell(task: Task, cell: Cell) -> Record:
     """Compute a cell in a process that keeps what it made for the last task."""
     kept = _KEPT.get(task.key)
     if kept is None:
         _KEPT.clear()
         kept = _KEPT.setdefault(task.key, task)
-    return kept.run(cell, n_threads)
+    return kept.run(cell)
 
 
 _KEPT: dict[str, Task] = {}

@@ -35,6 +35,29 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
     """
 
     isometric: ClassVar[bool] = False
+
+    @property
+    def learns_from(self) -> str:
+        """What of the support the answers depend on, so that a benchmark need not move the rest.
+
+        ``"support"``; ``"means"``, where class means of the features would teach the same; or ``"unit means"``, where
+        those of the L2-normalised features would. A head of the latter two implements :meth:`_logits_of_means`.
+        """
+        return "support"
+
+    def _logits_of_means(self, products: Tensor, mean_lengths: Tensor, query_lengths: Tensor) -> Tensor:
+        """Score queries by their inner products with class means.
+
+        Args:
+            products: (*batch, n_way, n_query) inner products.
+            mean_lengths: (*batch, n_way) lengths of the means.
+            query_lengths: (*batch, n_query) lengths of the queries.
+
+        Returns:
+            (*batch, n_way, n_query) logits.
+        """
+        raise NotImplementedError
+
     classes_: NDArray[Any]
     n_features_in_: int
     state_: State

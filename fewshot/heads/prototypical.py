@@ -36,6 +36,11 @@ class PrototypicalHead(Head):
         self.metric = metric
         self.temperature = temperature
 
+    @property
+    def learns_from(self) -> str:
+        """Class means: of unit features for the cosine, which is the same for means of any length."""
+        return "unit means" if self.metric == "cosine" else "means"
+
     def _check_parameters(self) -> None:
         check_choice("metric", self.metric, ("cosine", "euclidean"))
         check_positive("temperature", self.temperature)
@@ -55,3 +60,12 @@ class PrototypicalHead(Head):
         return -(torch.cdist(query, prototypes, compute_mode="donot_use_mm_for_euclid_dist") ** 2) / (
             2 * self.temperature
         )
+
+    def _logits_of_means(self, products: Tensor, mean_lengths: Tensor, query_lengths: Tensor) -> Tensor:
+        if self.metric == "cosine":
+            # Products are those of unit queries; a mean of zero is equally far from all.
+            scale = torch.where(mean_lengths > 0, 1 / (self.temperature * mean_lengths), 0.0)
+            return products * scale.unsqueeze(-1)
+        # In float64 and from exact products, so that little is lost.
+        squares = query_lengths.square().unsqueeze(-2) + mean_lengths.square().unsqueeze(-1)
+        return (products - squares / 2) / self.temperature
