@@ -22,10 +22,11 @@ from fewshot.heads.base import Head, TransductiveHead
 from fewshot.metrics import N_BINS, episode_metrics
 from fewshot.threads import workers
 
-CHUNK = 128
-"""Episodes computed together: more would leave the processor's cache. Results depend on it in the last bits."""
-DRAW = 2 * CHUNK
+DRAW = 1024
 """Episodes drawn together, which costs less the more there are."""
+_NUMBERS = 1 << 20
+"""Episodes are computed together as far as they hold about so many numbers: more would leave the processor's caches,
+and fewer would keep threads waiting for each other. Results depend on it in the last bits."""
 
 
 @dataclass
@@ -79,14 +80,14 @@ class Scores:
         lowest = int(found["accuracy"].argmin())
         accuracy = round(float(found["accuracy"][lowest]), 6)
         if self.worst is None or accuracy <= self.worst["accuracy"]:
-            answers = logits[lowest].argmax(dim=-1).cpu()
-            missed = torch.nonzero(answers != truth[lowest]).view(-1).tolist()
-            query, classes = batch.query[lowest], batch.classes[lowest]
+            answers = logits[lowest].argmax(dim=-1).cpu().numpy()
+            missed = np.flatnonzero(answers != batch.query_labels[lowest])
+            given = batch.classes[lowest][answers[missed]]
             self._keep_worst(
                 {
                     "episode": int(batch.indices[lowest]),
                     "accuracy": accuracy,
-                    "missed": [[int(query[i]), int(classes[answers[i]])] for i in missed],
+                    "missed": np.stack([batch.query[lowest][missed], given], axis=1).tolist(),
                 }
             )
 
@@ -109,6 +110,8 @@ class Scores:
     def in_order(self) -> Scores:
         """Sort by episode: where their shapes differ, episodes are computed in another order."""
         order = np.argsort(self.episodes, kind="stable")
+        if (order == np.arange(len(order))).all():
+            return self
         rows = {name: [getattr(self, name)[i] for i in order] for name in ("episodes", *self.METRICS, "seconds")}
         return Scores(
             **rows,
@@ -168,23 +171,66 @@ class FeatureTask:
         batches = self.sampler.batches(indices)
         drawn = (time.perf_counter() - start) / max(1, len(indices))
         for batch in batches:
-            for first in range(0, len(batch), CHUNK):
-                self._run_batch(heads, batch[first : first + CHUNK], scores, seed, drawn)
+            for form, members in _by_form(heads).items():
+                size = self._chunk(form, batch)
+                for first in range(0, len(batch), size):
+                    self._run(form, members, batch[first : first + size], scores, seed, drawn)
         return {name: found.in_order() for name, found in scores.items()}
 
-    def _run_batch(
-        self, heads: Mapping[str, Any], batch: EpisodeBatch, scores: dict[str, Scores], seed: int, drawn: float
+    def _chunk(self, form: str, batch: EpisodeBatch) -> int:
+        """How many episodes to compute together: a power of two."""
+        n_support, n_query = self.n_views * batch.support.shape[1], batch.query.shape[1]
+        width = {"vectors": self.space.width, "jointly": n_support + n_query}.get(form, n_support)
+        return 1 << int(np.clip(np.log2(_NUMBERS / ((n_support + n_query) * width)), 0, np.log2(DRAW)))
+
+    def _run(
+        self,
+        form: str,
+        heads: Mapping[str, Any],
+        batch: EpisodeBatch,
+        scores: dict[str, Scores],
+        seed: int,
+        drawn: float,
     ) -> None:
-        """Run heads on episodes of equal shape; each took ``drawn`` seconds to draw."""
-        episodes = _Moved(self.space, batch, *self._rows(batch), self.n_views)
+        """Run heads that want the same form on episodes of equal shape; each took ``drawn`` seconds to draw."""
+        if form == "estimator":
+            for name, head in heads.items():
+                scores[name].add(batch, *self._one_by_one(head, batch, seed))
+            return
+        start = time.perf_counter()
+        labels = np.repeat(batch.support_labels, self.n_views, axis=1)
+        moved = self._moved(form, batch, labels)
+        # Done once for all of these heads; alone, each would have needed it.
+        shared = len(batch) * drawn + time.perf_counter() - start
+        classes = torch.from_numpy(labels).to(self.space.device)
         for name, head in heads.items():
-            if isinstance(head, Head):
-                logits, fit_seconds, predict_seconds = episodes.answer(head)
-                # Drawing is done once for all heads; alone, each would have needed it.
-                fit_seconds += len(batch) * drawn
+            start = fitted = time.perf_counter()
+            if form in _MEANS:
+                logits = head._logits_of_means(*moved).to(self.space.dtype).mT
             else:
-                logits, fit_seconds, predict_seconds = self._one_by_one(head, batch, seed)
-            scores[name].add(batch, logits, fit_seconds, predict_seconds)
+                state = head._fit(moved[0], classes, batch.n_way)
+                fitted = time.perf_counter()
+                logits = head._logits(state, moved[1])
+            scores[name].add(batch, logits, shared + fitted - start, time.perf_counter() - fitted)
+
+    def _moved(self, form: str, batch: EpisodeBatch, labels: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """Give episodes in the form that heads work on."""
+        support, query = (torch.from_numpy(rows).to(self.space.device) for rows in self._rows(batch))
+        if form == "vectors":
+            return self.space.vectors(support, query)
+        if form not in _MEANS:
+            return self.space.coordinates(support, query, jointly=form == "jointly")
+        shots = labels.shape[1] // batch.n_way
+        even = np.repeat(np.arange(batch.n_way), shots)
+        is_even = labels.shape[1] == len(even) and bool((labels == even).all())
+        return self.space.mean_products(
+            support,
+            query,
+            torch.from_numpy(labels).to(self.space.device),
+            batch.n_way,
+            shots if is_even else None,
+            unit=form == "unit means",
+        )
 
     def _rows(self, batch: EpisodeBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the flattened features: each support image with its views, each query alone."""
@@ -217,61 +263,20 @@ def logits_of(proba: NDArray[np.float64], chosen: NDArray[np.intp]) -> NDArray[n
     return logits
 
 
-class _Moved:
-    """Episodes of equal shape in the forms that heads work on, each made when it is first wanted."""
-
-    def __init__(
-        self,
-        space: EpisodeSpace,
-        batch: EpisodeBatch,
-        support: NDArray[np.int64],
-        query: NDArray[np.int64],
-        n_views: int,
-    ) -> None:
-        self._space = space
-        self._n_way = batch.n_way
-        self._support, self._query = (torch.from_numpy(rows).to(space.device) for rows in (support, query))
-        labels = np.repeat(batch.support_labels, n_views, axis=1)
-        self._labels = torch.from_numpy(labels).to(space.device)
-        shots = labels.shape[1] // batch.n_way
-        even = np.repeat(np.arange(batch.n_way), shots)
-        self._shots = shots if labels.shape[1] == len(even) and (labels == even).all() else None
-        self._forms: dict[str, tuple[tuple[Tensor, ...], float]] = {}
-
-    def answer(self, head: Head) -> tuple[Tensor, float, float]:
-        """Give (b, n_query, n_way) logits, and the seconds of training and of predicting.
-
-        Moving the episodes counts as training. It is done once for all heads; alone, each would have needed it.
-        """
-        kind = _form(head)
-        if kind not in self._forms:
-            start = time.perf_counter()
-            form = self._make(kind)
-            self._forms[kind] = form, time.perf_counter() - start
-        form, seconds = self._forms[kind]
-        start = time.perf_counter()
-        if kind in ("means", "unit means"):
-            logits = head._logits_of_means(*form).mT
-            return logits, seconds, time.perf_counter() - start
-        state = head._fit(form[0], self._labels, self._n_way)
-        fitted = time.perf_counter()
-        logits = head._logits(state, form[1])
-        return logits, seconds + fitted - start, time.perf_counter() - fitted
-
-    def _make(self, kind: str) -> tuple[Tensor, ...]:
-        if kind in ("means", "unit means"):
-            classes = (self._labels, self._n_way, self._shots)
-            return self._space.mean_products(self._support, self._query, *classes, unit=kind == "unit means")
-        if kind == "vectors":
-            return self._space.vectors(self._support, self._query)
-        return self._space.coordinates(self._support, self._query, jointly=kind == "jointly")
+_MEANS = ("means", "unit means")
 
 
-def _form(head: Head) -> str:
-    """Name the form of an episode that a head works on."""
-    if not head.isometric:
-        return "vectors"
-    return "jointly" if isinstance(head, TransductiveHead) else head.learns_from
+def _by_form(heads: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Group heads by the form of an episode that they work on."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, head in heads.items():
+        form = "estimator"
+        if isinstance(head, Head):
+            form = "vectors"
+            if head.isometric:
+                form = "jointly" if isinstance(head, TransductiveHead) else head.learns_from
+        groups.setdefault(form, {})[name] = head
+    return groups
 
 
 def evaluate_blocks(
@@ -283,7 +288,7 @@ def evaluate_blocks(
     n_jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Scores]:
-    """Run heads on episodes, a few hundred per thread; memory does not grow with their number, but for the scores.
+    """Run heads on episodes, a thousand per thread; memory does not grow with their number, but for the scores.
 
     Args:
         task: features and how episodes are drawn.

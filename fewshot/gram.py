@@ -112,24 +112,25 @@ class EpisodeSpace:
         Returns:
             (b, n_way, n_query) inner products, (b, n_way) lengths of the means, and (b, n_query) of the queries.
         """
-        among, across = self._gather(support, support), self._gather(support, query)
-        query_lengths = self._norms[query]
+        across = self._gather(support, query)
+        lengths, query_lengths = self._norms[support], self._norms[query]
         if unit:
-            query_lengths = query_lengths.sign()
+            lengths, query_lengths = lengths.sign(), query_lengths.sign()
         else:
-            lengths = self._norms[support]
-            among = among * lengths.unsqueeze(-1) * lengths.unsqueeze(-2)
             across = across * lengths.unsqueeze(-1) * query_lengths.unsqueeze(-2)
         if shots is None:
-            member = torch.nn.functional.one_hot(labels, n_way).to(among.dtype)
+            member = torch.nn.functional.one_hot(labels, n_way).to(across.dtype)
             weights = (member / member.sum(dim=1, keepdim=True)).mT
-            squares = ((weights @ among) * weights).sum(dim=-1)
-            across = weights @ across
-        elif shots == 1:
-            squares = among.diagonal(dim1=1, dim2=2)
-        else:
-            squares = among.view(-1, n_way, shots, n_way, shots).diagonal(dim1=1, dim2=3).mean(dim=(1, 2))
-            across = across.view(-1, n_way, shots, across.shape[-1]).mean(dim=2)
+            among = self._gather(support, support) * lengths.unsqueeze(-1) * lengths.unsqueeze(-2)
+            return weights @ across, ((weights @ among) * weights).sum(dim=-1).clamp_min(0).sqrt(), query_lengths
+        if shots == 1:
+            return across, lengths, query_lengths
+        # Of the products among support, only those within a class matter.
+        within = self._gather(support.view(-1, shots), support.view(-1, shots))
+        if not unit:
+            within = within * lengths.view(-1, shots, 1) * lengths.view(-1, 1, shots)
+        squares = within.mean(dim=(1, 2)).view(-1, n_way)
+        across = across.view(-1, n_way, shots, across.shape[-1]).mean(dim=2)
         return across, squares.clamp_min(0).sqrt(), query_lengths
 
     def _scaled(self, vectors: Tensor, lengths: Tensor) -> Tensor:

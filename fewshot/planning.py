@@ -18,7 +18,7 @@ from fewshot.backbones import load_backbone
 from fewshot.backbones.base import Backbone
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import DatasetError, InvalidInputError
-from fewshot.evaluation import CHUNK
+from fewshot.evaluation import DRAW
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
@@ -153,7 +153,7 @@ class Plan:
             "n_episodes": self.settings.n_episodes,
             "trained_episodes": self.settings.trained_episodes,
             "n_views": self.settings.n_views,
-            "chunk": CHUNK,
+            "draw": DRAW,
             "backbones": backbones,
             "strategies": {e.name: [_head_identity(e.prepared), e.prepared.policy.spec] for e in self.entries},
             "datasets": {

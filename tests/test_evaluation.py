@@ -10,7 +10,7 @@ from sklearn.preprocessing import normalize
 import fewshot
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import DatasetError, InvalidInputError, UnknownNameError
-from fewshot.evaluation import CHUNK, FeatureTask, evaluate_blocks, logits_of
+from fewshot.evaluation import DRAW, FeatureTask, evaluate_blocks, logits_of
 from fewshot.gram import EpisodeSpace
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head, TransductiveHead
@@ -140,11 +140,11 @@ def test_results_depend_neither_on_threads_nor_on_how_many_episodes_follow():
     sampler = EpisodeSampler(Y, Protocol(5, 1, 5))
     task = FeatureTask(X[:, None], sampler)
     heads = {"linear-probe": make_head("linear-probe")}
-    one, two = (evaluate_blocks(task, heads, range(3 * CHUNK), n_jobs=n)["linear-probe"] for n in (1, 2))
+    one, two = (evaluate_blocks(task, heads, range(3 * DRAW), n_jobs=n)["linear-probe"] for n in (1, 2))
     assert one.accuracy == two.accuracy
     assert one.log_loss == two.log_loss
-    part = evaluate_blocks(task, heads, range(CHUNK, 2 * CHUNK))["linear-probe"]
-    assert part.log_loss == one.log_loss[CHUNK : 2 * CHUNK]
+    part = evaluate_blocks(task, heads, range(DRAW, 2 * DRAW))["linear-probe"]
+    assert part.log_loss == one.log_loss[DRAW : 2 * DRAW]
 
 
 def test_episodes_of_different_shapes_come_back_in_order():

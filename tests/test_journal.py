@@ -87,7 +87,9 @@ def test_an_existing_run_is_not_written_over(run):
 
 
 def test_other_settings_are_refused_with_what_differs(run):
-    with pytest.raises(JournalError, match=r"nested\.a was 1\.5 and is 2; new was null and is true; seed was 0 and is 1\. Use the same"):
+    with pytest.raises(
+        JournalError, match=r"nested\.a was 1\.5 and is 2; new was null and is true; seed was 0 and is 1\. Use the same"
+    ):
         Journal(run, {"seed": 1, "shots": [1, 5], "nested": {"a": 2}, "new": True}, {}, resume=True)
 
 
