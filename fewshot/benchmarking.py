@@ -132,7 +132,7 @@ def benchmark(
             for planned in plan.tasks:
                 missing = [cell for cell in planned.cells if cell.id not in records]
                 if missing:
-                    task = _make_task(planned, settings, cache, on_event)
+                    task = make_task(planned, settings, cache, on_event)
                     for record in runner.run(task, missing):
                         keep(record)
                         progress.add(record)
@@ -290,7 +290,7 @@ class _Progress:
             self._on_event(Event("progress", "episodes", self._done, self._total))
 
 
-def _make_task(planned: PlannedTask, settings: Settings, cache: bool, on_event: OnEvent | None) -> Task:
+def make_task(planned: PlannedTask, settings: Settings, cache: bool, on_event: OnEvent | None) -> Task:
     """Extract the features that a task's cells need, or gather the pictures."""
     one = planned.dataset
     common: dict[str, Any] = {

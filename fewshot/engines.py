@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import joblib
 
-from fewshot.errors import InvalidInputError, MissingExtraError
+from fewshot.errors import EngineError, InvalidInputError, MissingExtraError
 from fewshot.journal import Record
 from fewshot.names import unknown_name
 from fewshot.tasks import Cell, Task, run_cell
@@ -86,7 +86,15 @@ class JoblibEngine:
 
     def run(self, task: Task, cells: Sequence[Cell]) -> Iterator[Record]:
         """See :class:`Engine`."""
-        yield from self._parallel(joblib.delayed(run_cell)(task, cell) for cell in cells)
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        try:
+            yield from self._parallel(joblib.delayed(run_cell)(task, cell) for cell in cells)
+        except TerminatedWorkerError:
+            raise EngineError(
+                "A worker process was killed, perhaps for want of memory. What was finished is kept where a folder was "
+                "given: go on with --resume (resume=True), with fewer --jobs if memory is short."
+            ) from None
 
     def close(self) -> None:
         """See :class:`Engine`."""

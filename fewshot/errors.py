@@ -9,6 +9,7 @@
     ├── DatasetError          (ValueError)    a folder, CSV or list from which nothing can be learned
     ├── WeightsNotFoundError  (RuntimeError)  pretrained weights that are neither here nor reachable
     ├── ModelFileError        (RuntimeError)  a model folder that cannot or must not be loaded
+    ├── EngineError           (RuntimeError)  workers that were lost while they computed
     ├── JournalError          (RuntimeError)  a benchmark's journal that cannot be read or continued
     ├── OutputError           (RuntimeError)  a file or folder that cannot be written
     └── MissingExtraError     (ImportError)   an optional dependency, with the command that installs it
@@ -59,6 +60,10 @@ class WeightsNotFoundError(FewshotError, RuntimeError):
 
 class ModelFileError(FewshotError, RuntimeError):
     """A model folder that cannot, or must not, be loaded."""
+
+
+class EngineError(FewshotError, RuntimeError):
+    """Workers that were lost while they computed."""
 
 
 class JournalError(FewshotError, RuntimeError):

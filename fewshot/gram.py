@@ -117,7 +117,7 @@ class EpisodeSpace:
         if unit:
             lengths, query_lengths = lengths.sign(), query_lengths.sign()
         else:
-            across = across * lengths.unsqueeze(-1) * query_lengths.unsqueeze(-2)
+            across.mul_(lengths.unsqueeze(-1)).mul_(query_lengths.unsqueeze(-2))
         if shots is None:
             member = torch.nn.functional.one_hot(labels, n_way).to(across.dtype)
             weights = (member / member.sum(dim=1, keepdim=True)).mT

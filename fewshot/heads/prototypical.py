@@ -66,6 +66,6 @@ class PrototypicalHead(Head):
             # Products are those of unit queries; a mean of zero is equally far from all.
             scale = torch.where(mean_lengths > 0, 1 / (self.temperature * mean_lengths), 0.0)
             return products * scale.unsqueeze(-1)
-        # In float64 and from exact products, so that little is lost.
-        squares = query_lengths.square().unsqueeze(-2) + mean_lengths.square().unsqueeze(-1)
-        return (products - squares / 2) / self.temperature
+        # -|q - p|^2 / 2 from products in float64, so that little is lost.
+        half = products - (mean_lengths.square() / 2).unsqueeze(-1)
+        return half.sub_((query_lengths.square() / 2).unsqueeze(-2)).mul_(1 / self.temperature)
