@@ -59,8 +59,14 @@ def print_report(report: Report) -> None:
     out.print(f"\n[bold]{escape(report.title)}[/bold]")
     if report.has_accuracy:
         out.print(_accuracy_table(report))
+        joint = ", ".join(info.name for info in report.strategies if info.setting == "transductive")
+        how = (
+            f"each on its own (inductive), but jointly by {escape(joint)} (transductive)"
+            if joint
+            else ("each on its own (inductive)")
+        )
         out.print(
-            f"{len(report.test_images)} images predicted, each on its own (inductive). {escape(population(report))} "
+            f"{len(report.test_images)} images predicted, {how}. {escape(population(report))} "
             f"{'Differences are paired. ' if len(report.strategies) > 1 else ''}Seconds: from images to a trained "
             "classifier.",
             style="dim",

@@ -173,7 +173,7 @@ class Plan:
         made_with = [environment(backbone, self.settings.n_views) for backbone in backbones.values()]
         found = made_with[0] if made_with else {}
         if len(made_with) > 1:
-            found = found | {"backbone": ", ".join(one["backbone"] for one in made_with)}
+            found = found | {key: ", ".join(one[key] for one in made_with) for key in ("backbone", "runtime")}
         return {
             "title": title,
             "protocol": _in_words(self.settings, self.datasets),
