@@ -182,8 +182,9 @@ def evaluate_features(
     Example:
         >>> rng = np.random.default_rng(0)
         >>> y = np.repeat(np.arange(10), 20)
-        >>> report = evaluate_features(rng.normal(size=(200, 8)) + y[:, None], y, heads=["prototypical"], n_episodes=64)
-        >>> report.accuracy("features", "prototypical", 1).value > 0.3
+        >>> X = rng.normal(size=(10, 32))[y] + 0.5 * rng.normal(size=(200, 32))
+        >>> report = evaluate_features(X, y, heads=["prototypical"], n_query=5, n_episodes=64)
+        >>> report.accuracy("features", "prototypical", 1).value > 0.5
         True
     """
     values = np.asarray(features)

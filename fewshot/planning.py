@@ -226,6 +226,8 @@ def make_plan(
         planned.append(one)
         notes += [note if len(named) == 1 else f"{name}: {note}" for note in one.notes]
     names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"Two of the strategies have one name: {', '.join(names)}. Is a backbone given twice?")
     if reference is not None and reference not in names:
         raise unknown_name("reference strategy", reference, names)
     if any(entry.prepared.trains for entry in entries) and settings.trained_episodes < settings.n_episodes:
@@ -355,14 +357,28 @@ def _make_entries(
 ) -> tuple[list[Entry], list[str]]:
     """Combine strategies with backbones; those that need none take part once."""
     entries, notes = [Entry(one.strategy.name, one, None) for one in prepared if not one.needs_backbone], []
+    short = short_names([backbone.spec for backbone in backbones])
     for backbone in backbones:
         kept, left_out = usable([one for one in prepared if one.needs_backbone], backbone, strict=strict)
         notes += left_out
-        suffix = f"@{backbone.spec}" if len(backbones) > 1 else ""
+        suffix = f"@{short[backbone.spec]}" if len(backbones) > 1 else ""
         entries += [Entry(f"{one.strategy.name}{suffix}", one, backbone) for one in kept]
     if not entries:
         raise InvalidInputError(f"No strategy can run: {' '.join(notes)}")
     return entries, notes
+
+
+def short_names(specs: Sequence[str]) -> dict[str, str]:
+    """Leave out what the names of all networks begin with, so that tables show where they differ.
+
+    Example:
+        >>> short_names(["efficientnet_lite0", "efficientnet_lite0+efficientnet_lite2"])
+        {'efficientnet_lite0': 'lite0', 'efficientnet_lite0+efficientnet_lite2': 'lite0+lite2'}
+    """
+    parts = {part for spec in specs for part in spec.split("+")}
+    common = os.path.commonprefix(sorted(parts)) if len(parts) > 1 else ""
+    common = common[: common.rfind("_") + 1]
+    return {spec: "+".join(part.removeprefix(common) for part in spec.split("+")) for spec in specs}
 
 
 def _make_tasks(dataset: PlannedDataset, entries: list[Entry], settings: Settings) -> list[PlannedTask]:

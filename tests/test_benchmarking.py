@@ -109,7 +109,7 @@ def test_ray_gives_the_same_results(photos, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_results(fruit_folder, tmp_path):
     """SIGKILL while cells are written, then the rest."""
-    options = "--ways 2 --shots 1,2,3,4 --queries 2 --episodes 2000 --strategies default,tim,bd-cspn".split()
+    options = "--ways 2 --shots 1,2,3 --queries 2 --episodes 2000 --strategies default,tim".split()
     command = [sys.executable, "-m", "fewshot", "bench", str(fruit_folder), *options, "--out"]
     environment = os.environ | {"FEWSHOT_RUNTIME": "pytorch"}
     killed = tmp_path / "killed"
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_results(fruit_folder, tmp_path):
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if (killed / "journal.jsonl").exists() and (killed / "journal.jsonl").stat().st_size > 60_000:
+        if (killed / "journal.jsonl").exists() and (killed / "journal.jsonl").stat().st_size > 40_000:
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
@@ -138,7 +138,8 @@ def test_several_backbones_are_told_apart_by_name(photos):
         backbones=backbones,
     )
     names = [info.name for info in report.strategies]
-    assert names == ["simple-cnn", "ridge@efficientnet_lite0", "ridge@efficientnet_lite0+efficientnet_lite2"]
+    assert names == ["simple-cnn", "ridge@lite0", "ridge@lite0+lite2"]
+    assert report.strategies[2].backbone == "efficientnet_lite0+efficientnet_lite2"
     assert any("first 1 of the 5 episodes" in note for note in report.notes)
     assert report.compare("simple-cnn", names[1]).n == 2
     assert report.examples[-1].kind == "slowest"
