@@ -45,17 +45,21 @@ def wait_for(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def workers_of(process: subprocess.Popen[bytes], engine: str) -> list[int]:
-    """Process numbers of an engine's workers, wherever they are in the tree of processes."""
-    word = "ray::_Worker" if engine == "ray" else "loky"
-    found = []
+    """Process numbers of the engine's workers among the descendants of a process."""
+    word = b"ray::_Worker" if engine == "ray" else b"LokyProcess"
+    parents, names = {}, {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != process.pid:
+        if entry.name.isdigit():
             try:
-                if word in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
-                    found.append(int(entry.name))
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                names[int(entry.name)] = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-    return found
+
+    def descends(number: int) -> bool:
+        return number == process.pid or (number in parents and descends(parents[number]))
+
+    return [number for number, name in names.items() if word in name and descends(number)]
 
 
 def text(out: Path) -> str:

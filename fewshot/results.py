@@ -172,6 +172,7 @@ class _Shower:
             support=tuple(support),
             missed=tuple(asked),
             answers=tuple(str(sampler.class_names[code]) for _, code in missed),
+            n_missed=len(worst["missed"]),
             support_pictures=self._pictures(dataset, support),
             missed_pictures=self._pictures(dataset, asked),
         )

@@ -101,6 +101,7 @@ class EpisodeExample:
         support: the images that were learned from.
         missed: queries that were answered wrongly, at most a few; empty where this is not known.
         answers: the class given to each of these.
+        n_missed: how many were answered wrongly in all.
         support_pictures: JPEG thumbnails by position; not part of the JSON.
         missed_pictures: likewise.
     """
@@ -115,6 +116,7 @@ class EpisodeExample:
     support: tuple[ImageInfo, ...]
     missed: tuple[ImageInfo, ...] = ()
     answers: tuple[str, ...] = ()
+    n_missed: int = 0
     support_pictures: Mapping[int, bytes] = field(default_factory=dict, compare=False)
     missed_pictures: Mapping[int, bytes] = field(default_factory=dict, compare=False)
 
