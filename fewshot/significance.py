@@ -16,6 +16,9 @@ from fewshot.stats import Interval, StratifiedMean, overall_interval, stratified
 RESOLUTION = 1e-6
 """Differences up to this are rounding: the same accuracy, computed in float32 and in float64, is no difference."""
 
+_LEVEL = 5 * RESOLUTION
+"""Means up to this apart share a rank: they are taken of values that were rounded, each in its own way."""
+
 
 class PairedTest(NamedTuple):
     """Whether one method is better than another on the same episodes.
@@ -163,8 +166,10 @@ def win_tie_loss(tests: Iterable[PairedTest], *, alpha: float = 0.05) -> WinTieL
 def mean_ranks(table: ArrayLike) -> NDArray[np.float64]:
     """Rank methods on each data set, 1 for the best, and average over data sets; equal methods share their mean rank.
 
+    Values up to five times :data:`RESOLUTION` apart are equal: the rounding of what they are means of decides nothing.
+
     Args:
-        table: (n_sets, n_methods) of what is better when larger, such as accuracies.
+        table: (n_sets, n_methods) of what is better when larger, such as accuracies in 0..1.
 
     Returns:
         (n_methods,) mean ranks.
@@ -180,7 +185,7 @@ def friedman(table: ArrayLike) -> RankTest:
     """Test whether any methods differ, by their ranks on the same data sets.
 
     Milton Friedman, "The use of ranks to avoid the assumption of normality implicit in the analysis of variance", 1937,
-    corrected for ties. With two methods his test is an approximate sign test; then the exact sign test is made, on the
+    corrected for ties as :func:`mean_ranks` sees them. With two methods his test is an approximate sign test; then the exact sign test is made, on the
     data sets where they differ.
 
     Args:
@@ -284,4 +289,15 @@ def _checked(table: ArrayLike) -> NDArray[np.float64]:
         )
     if not np.isfinite(values).all():
         raise InvalidInputError("Ranks need finite values; some are NaN or infinite. Leave incomplete methods out.")
-    return values
+    return _levelled(values)
+
+
+def _levelled(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make values of a row equal that differ by rounding; rounding them again could part them at a boundary."""
+    order = np.argsort(table, axis=1, kind="stable")
+    ascending = np.take_along_axis(table, order, axis=1)
+    level = np.zeros_like(table)
+    level[:, 1:] = np.cumsum(np.diff(ascending, axis=1) > _LEVEL, axis=1)
+    found = np.empty_like(table)
+    np.put_along_axis(found, order, level, axis=1)
+    return found

@@ -17,7 +17,16 @@ from fewshot.metrics import expected_calibration_error
 from fewshot.names import unknown_name
 from fewshot.report.model import ImageInfo, StrategyInfo
 from fewshot.report.writing import plain, write_text
-from fewshot.significance import PairedTest, Ranks, holm, paired_test, rank_strategies, stratified_test
+from fewshot.significance import (
+    PairedTest,
+    Ranks,
+    WinTieLoss,
+    holm,
+    paired_test,
+    rank_strategies,
+    stratified_test,
+    win_tie_loss,
+)
 from fewshot.stats import Interval, across_sets_interval, mean_interval, overall_interval
 
 BENCHMARK_SCHEMA = 1
@@ -232,10 +241,24 @@ class BenchmarkReport:
         found = self.find(dataset, strategy, k_shot)
         return None if found is None else _within_unit(mean_interval(found.accuracy))
 
+    def datasets_at(self, k_shot: int | str) -> tuple[str, ...]:
+        """Name the data sets that have results at this number of shots, of whichever strategy.
+
+        A data set may be measured at fewer numbers of shots than others; means and ranks are over those that have the
+        number at all.
+        """
+        present = {one.dataset for one in self.series if one.k_shot == str(k_shot)}
+        return tuple(one.name for one in self.datasets if one.name in present)
+
+    def full_episodes(self, dataset: str, k_shot: int | str) -> int:
+        """Count the episodes of a data set at a number of shots; a strategy that trains networks may have fewer."""
+        found = [len(one.episodes) for one in self.series if one.dataset == dataset and one.k_shot == str(k_shot)]
+        return max(found, default=0)
+
     def overall(self, strategy: str, k_shot: int | str) -> Interval | None:
         """Mean over data sets of the mean accuracy; ``None`` unless the strategy was run on all of them.
 
-        The interval speaks of further episodes from these same data sets.
+        Data sets without this number of shots do not count, see :meth:`datasets_at`. The interval speaks of further episodes from these same data sets.
         """
         values = self._values(strategy, k_shot)
         return None if values is None else _within_unit(overall_interval(values))
@@ -253,6 +276,11 @@ class BenchmarkReport:
     def compare(self, a: str, b: str, k_shot: int | str | None = None) -> PairedTest:
         """Accuracy of ``a`` minus accuracy of ``b`` as a mean over data sets, paired on the same episodes.
 
+        Over several numbers of shots, the differences of each episode are averaged first: an episode has the same
+        queries at all of them, and the support of fewer shots is part of that of more, so that these differences are
+        not independent. Of each data set, the numbers of shots count that both strategies have there, and of those
+        the episodes that they share at all of them; ``n`` is the number of such episodes.
+
         Args:
             a: a strategy.
             b: another.
@@ -265,30 +293,42 @@ class BenchmarkReport:
         self._check(a)
         self._check(b)
         wanted = self.shots if k_shot is None else (str(k_shot),)
-        pairs = [self._pair(a, b, one.name, k) for one in self.datasets for k in wanted]
-        both = [pair for pair in pairs if pair is not None]
-        if not both:
-            raise InvalidInputError(f"{a} and {b} have no episodes in common at {k_shot} shots.")
-        return stratified_test([x - y for x, y in both])
+        per_set = [self._differences(a, b, one.name, wanted) for one in self.datasets]
+        found = [values for values in per_set if values is not None]
+        if not found:
+            where = "" if k_shot is None else f" at {k_shot} shots"
+            raise InvalidInputError(f"{a} and {b} have no episodes in common{where}.")
+        return stratified_test(found)
 
     def ranks(self, k_shot: int | str) -> Ranks | None:
         """Rank strategies by mean accuracy on each data set; ``None`` for fewer than two data sets or strategies.
 
-        Only strategies that were run on all data sets take part.
+        Only strategies that were run on all data sets that have this number of shots take part. Means are over the
+        episodes that all of these share: the few episodes of one that trains networks may be easier or harder than
+        all of another's.
         """
-        table = {s.name: self._values(s.name, k_shot) for s in self.strategies}
-        complete = {name: [float(np.mean(v)) for v in values] for name, values in table.items() if values is not None}
-        if len(complete) < 2 or len(self.datasets) < 2:
+        names, sets = [s.name for s in self.strategies if self._values(s.name, k_shot) is not None], []
+        if len(names) < 2 or len(self.datasets_at(k_shot)) < 2:
             return None
-        return rank_strategies(list(complete), np.array(list(complete.values())).T)
+        for dataset in self.datasets_at(k_shot):
+            found = [self._by_episode(dataset, name, k_shot) for name in names]
+            shared = self.shared_episodes(dataset, names, k_shot)
+            if not shared:
+                return None
+            sets.append([float(np.mean([values[i] for i in shared])) for values in found])
+        return rank_strategies(names, np.array(sets))
 
-    def win_tie_loss(self, a: str, b: str, k_shot: int | str) -> tuple[int, int, int]:
+    def shared_episodes(self, dataset: str, strategies: Sequence[str], k_shot: int | str) -> list[int]:
+        """Indices of the episodes of a data set that all of these strategies have, in order."""
+        found = [set(self._by_episode(dataset, name, k_shot)) for name in strategies]
+        return sorted(set.intersection(*found)) if found else []
+
+    def win_tie_loss(self, a: str, b: str, k_shot: int | str) -> WinTieLoss:
         """On how many data sets ``a`` is better, no different and worse than ``b``, at 5 % and Holm-corrected."""
         tests = [self.difference(a, b, one.name, k_shot) for one in self.datasets]
         found = [test for test in tests if test is not None]
         adjusted = holm([test.p_value for test in found])
-        signs = [np.sign(test.difference.value) if p < 0.05 else 0 for test, p in zip(found, adjusted, strict=True)]
-        return signs.count(1), signs.count(0), signs.count(-1)
+        return win_tie_loss(test._replace(p_value=float(p)) for test, p in zip(found, adjusted, strict=True))
 
     def summary(self) -> list[BenchmarkRow]:
         """Compute the table: one row per data set, number of shots and strategy that was run there."""
@@ -332,23 +372,33 @@ class BenchmarkReport:
         return rows
 
     def _values(self, strategy: str, k_shot: int | str) -> list[NDArray[np.float64]] | None:
-        found = [self.find(one.name, strategy, k_shot) for one in self.datasets]
-        if any(one is None for one in found):
+        found = [self.find(name, strategy, k_shot) for name in self.datasets_at(k_shot)]
+        if not found or any(one is None for one in found):
             return None
         return [np.array(one.accuracy) for one in found if one is not None]
 
     def _pair(
         self, a: str, b: str, dataset: str, k_shot: int | str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        first, second = self.find(dataset, a, k_shot), self.find(dataset, b, k_shot)
-        if first is None or second is None:
-            return None
-        mine = dict(zip(first.episodes, first.accuracy, strict=True))
-        theirs = dict(zip(second.episodes, second.accuracy, strict=True))
+        mine, theirs = self._by_episode(dataset, a, k_shot), self._by_episode(dataset, b, k_shot)
         common = sorted(mine.keys() & theirs.keys())
         if not common:
             return None
         return np.array([mine[i] for i in common]), np.array([theirs[i] for i in common])
+
+    def _differences(self, a: str, b: str, dataset: str, shots: Sequence[str]) -> NDArray[np.float64] | None:
+        """Per episode, ``a`` minus ``b`` as a mean over the numbers of shots that both have on this data set."""
+        pairs = [(self._by_episode(dataset, a, k), self._by_episode(dataset, b, k)) for k in shots]
+        both = [(mine, theirs) for mine, theirs in pairs if mine.keys() & theirs.keys()]
+        common = sorted(set.intersection(*(mine.keys() & theirs.keys() for mine, theirs in both))) if both else []
+        if not common:
+            return None
+        return np.mean([[mine[i] - theirs[i] for i in common] for mine, theirs in both], axis=0, dtype=np.float64)
+
+    def _by_episode(self, dataset: str, strategy: str, k_shot: int | str) -> dict[int, float]:
+        """Accuracies by index of the episode; none where this combination was not run."""
+        found = self.find(dataset, strategy, k_shot)
+        return {} if found is None else dict(zip(found.episodes, found.accuracy, strict=True))
 
     def _check(self, strategy: str) -> None:
         names = [info.name for info in self.strategies]
@@ -402,7 +452,8 @@ class BenchmarkReport:
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Give the report as JSON, or write it where a path is given, and give the path.
 
-        Keys that end in ``seconds`` are times; everything else depends on images, settings and seed alone.
+        Keys that end in ``seconds`` are times, and which episodes are listed as ``"slowest"`` depends on times as
+        well; everything else depends on images, settings and seed alone.
         """
         return write_text(path, json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
 

@@ -33,6 +33,35 @@ class Findings:
         self.shots = tuple(k for k in report.shots if any(key[2] == k for key in self.rows))
         self.several_sets = len(self.datasets) > 1
 
+    def sets(self, k_shot: str) -> tuple[str, ...]:
+        """Data sets that have this number of shots at all: means and ranks are over these."""
+        return self._sets[k_shot]
+
+    @cached_property
+    def _sets(self) -> dict[str, tuple[str, ...]]:
+        return {k: self.report.datasets_at(k) for k in self.shots}
+
+    @cached_property
+    def _full(self) -> dict[tuple[str, str], int]:
+        return {(name, k): self.report.full_episodes(name, k) for k in self.shots for name in self.sets(k)}
+
+    def full(self, k_shot: str, strategy: str) -> bool:
+        """Whether a strategy has every episode of each data set it was run on: few and many make no fair order."""
+        return all(self.full_on(row) for row in self.of(k_shot, strategy))
+
+    def full_on(self, row: BenchmarkRow) -> bool:
+        """Whether a row is a mean over as many episodes as any of its data set and number of shots."""
+        return row.n_episodes == self._full[row.dataset, row.k_shot]
+
+    def thin(self, k_shot: str) -> list[str]:
+        """Strategies with a mean that takes no part in an order, for it is over fewer episodes than others'."""
+        return [name for name in self.complete(k_shot) if not self.full(k_shot, name)]
+
+    def episodes(self, k_shot: str, strategy: str | None = None) -> tuple[int, int]:
+        """The least and the largest number of episodes over data sets, of a strategy or of those that have all."""
+        found = [row.n_episodes for row in self.of(k_shot, strategy) if strategy is not None or self.full_on(row)]
+        return min(found), max(found)
+
     def ran(self, k_shot: str) -> list[StrategyInfo]:
         """Strategies that were run at this number of shots, on any data set."""
         return [info for info in self.report.strategies if self.of(k_shot, info.name)]
@@ -43,7 +72,7 @@ class Findings:
 
     @cached_property
     def overall(self) -> dict[tuple[str, str], Interval]:
-        """Mean over data sets by (strategy, shots), of strategies that were run on all of them."""
+        """Mean over data sets by (strategy, shots), of strategies that were run on all that have these shots."""
         found = {(info.name, k): self.report.overall(info.name, k) for k in self.shots for info in self.ran(k)}
         return {key: interval for key, interval in found.items() if interval is not None}
 
@@ -69,12 +98,15 @@ class Findings:
         return found
 
     def complete(self, k_shot: str) -> list[str]:
-        """Strategies that have a mean over all data sets."""
+        """Strategies that have a mean over all data sets with this number of shots."""
         return [info.name for info in self.report.strategies if (info.name, k_shot) in self.overall]
 
     def order(self, k_shot: str) -> list[str]:
-        """Strategies from the most to the least accurate on average; of equals the one with the lower log-loss."""
-        names = self.complete(k_shot)
+        """Strategies from the most to the least accurate on average; of equals the one with the lower log-loss.
+
+        Those with fewer episodes than others are left out: their means are of other episodes.
+        """
+        names = [name for name in self.complete(k_shot) if self.full(k_shot, name)]
         return sorted(names, key=lambda name: (-self.overall[name, k_shot].value, self.mean_loss(name, k_shot)))
 
     def mean_loss(self, strategy: str, k_shot: str) -> float:
@@ -82,7 +114,7 @@ class Findings:
         return _mean(row.log_loss for row in self.of(k_shot, strategy))
 
     def best(self, k_shot: str) -> str | None:
-        """The strategy with the highest mean; ``None`` where none was run on all data sets."""
+        """The strategy with the highest mean; ``None`` where none has all episodes of all data sets."""
         return next(iter(self.order(k_shot)), None)
 
     @cached_property
@@ -117,8 +149,8 @@ class Findings:
         return Counter(row.n_episodes for row in self.of(k_shot)).most_common(1)[0][0]
 
     def best_on(self, dataset: str, k_shot: str) -> str | None:
-        """The strategy with the highest accuracy on a data set."""
-        rows = [row for row in self.of(k_shot) if row.dataset == dataset]
+        """The strategy with the highest accuracy on a data set, of those that have all its episodes."""
+        rows = [row for row in self.of(k_shot) if row.dataset == dataset and self.full_on(row)]
         return max(rows, key=lambda row: row.accuracy.value).strategy if rows else None
 
     def cost(self, strategy: str, k_shot: str) -> float:
