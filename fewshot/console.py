@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape as escape_markup
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from fewshot.cells import Event
@@ -24,6 +35,9 @@ err = Console(stderr=True, highlight=False)
 
 _NAMES, _SHOTS_WIDTH = 30, 20
 """Columns for a benchmark's names at most, and for an accuracy and a difference beside each other."""
+
+_SECONDS_PER_LINE = 15.0
+"""A log gets no more lines of progress than that."""
 
 
 def escape(text: str) -> str:
@@ -155,7 +169,7 @@ def _interval(interval: Interval, *, sign: bool = False) -> str:
 def print_benchmark(report: BenchmarkReport) -> None:
     """Print a benchmark's headline, a table for each data set and one for their mean, and the notes."""
     from fewshot.report.benchmark_findings import Findings
-    from fewshot.report.benchmark_words import facts, headline, population
+    from fewshot.report.benchmark_words import best_note, facts, headline, population
 
     findings = Findings(report)
     out.print(f"\n[bold]{escape(report.title)}[/bold]")
@@ -164,7 +178,7 @@ def print_benchmark(report: BenchmarkReport) -> None:
             out.print(_benchmark_table(findings, dataset, shots))
     compared = any(row.difference for row in findings.rows.values())
     said = ["Accuracy in % ± half of its 95 % interval, with k training images per class.", f"{facts(findings)}."]
-    said.append(population(findings))
+    said += [best_note(findings), population(findings)]
     if compared:
         said.append(f"Minus: difference to {report.reference} in points, on the same episodes; * p < 0.05 (Holm).")
     out.print(f"\n{escape(' '.join(said))}", style="dim")
@@ -175,18 +189,17 @@ def print_benchmark(report: BenchmarkReport) -> None:
 
 def _columns(findings: Findings) -> list[tuple[str, ...]]:
     """Split the numbers of shots so that each table fits the terminal."""
-    longest = min(_NAMES, max((len(name) for name in findings.infos), default=0))
+    longest = max((len(_labelled(findings, name, findings.shots)) for name in findings.infos), default=0)
     # The last column needs no gap after it.
     most = max(1, (out.width - longest) // _SHOTS_WIDTH)
     return [findings.shots[i : i + most] for i in range(0, len(findings.shots), most)]
 
 
 def _benchmark_table(findings: Findings, dataset: str | None, shots: Sequence[str]) -> Table:
-    from fewshot.report.benchmark_words import show_mean
+    from fewshot.report.benchmark_words import mean_title, show_mean
     from fewshot.report.markdown import points
-    from fewshot.report.svg.base import clip
 
-    title = dataset if dataset is not None else f"Mean of {len(findings.datasets)} data sets"
+    title = dataset if dataset is not None else mean_title(findings, shots)
     table = Table(title=f"\n{escape(title)}", title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("strategy", no_wrap=True)
     compared = any(row.difference for row in findings.rows.values())
@@ -210,12 +223,36 @@ def _benchmark_table(findings: Findings, dataset: str | None, shots: Sequence[st
                 star = "*" if p is not None and p < 0.05 else " "
                 cells.append(f"{points(test.difference.value, sign=True)}{star}" if test and told else "")
         if some:
-            table.add_row(escape(clip(name, _NAMES)), *cells)
+            table.add_row(escape(_labelled(findings, name, shots, dataset)), *cells)
     return table
 
 
+def _labelled(findings: Findings, strategy: str, shots: Sequence[str], dataset: str | None = None) -> str:
+    """Give a strategy's name, cut to its room, with the number of its episodes where others have more."""
+    from fewshot.report.svg.base import clip
+
+    rows = [row for k in shots for row in findings.of(k, strategy) if dataset in (None, row.dataset)]
+    counts = sorted({row.n_episodes for row in rows if not findings.full_on(row)})
+    if not counts:
+        return clip(strategy, _NAMES)
+    aside = f" (n = {counts[0]})" if len(counts) == 1 else f" (n = {counts[0]}-{counts[-1]})"
+    return f"{clip(strategy, _NAMES - len(aside))}{aside}"
+
+
+class _Rate(ProgressColumn):
+    """How many are done in a second, or how long each takes where that is longer."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(_rate(speed) if speed else "", style="progress.data.speed")
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:.0f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+
+
 class Watcher:
-    """Shows a comparison's events: bars on a terminal, a line per finished strategy elsewhere.
+    """Shows a comparison's events: bars on a terminal; elsewhere how far it is, and a line per finished strategy.
 
     Args:
         quiet: show nothing at all.
@@ -230,11 +267,16 @@ class Watcher:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            _Rate(),
             TimeRemainingColumn(),
             console=err,
             transient=True,
+            # Blocks of episodes may be minutes apart, and a rate needs two of them.
+            speed_estimate_period=120.0,
             disable=quiet or not err.is_terminal,
         )
+        # Where no bars are shown, their tasks still reckon the time that is left.
+        self._last_line = self._progress.get_time()
 
     def __enter__(self) -> Watcher:
         self._progress.start()
@@ -265,5 +307,16 @@ class Watcher:
         if subject not in self._tasks:
             self._tasks[subject] = self._progress.add_task(escape(subject), total=total)
         self._progress.update(self._tasks[subject], completed=done, total=total)
+        if self._progress.disable and self._progress.get_time() - self._last_line >= _SECONDS_PER_LINE:
+            self._last_line = self._progress.get_time()
+            say(self._line(subject, done, total))
         if total is not None and done >= total:
             self._progress.remove_task(self._tasks.pop(subject))
+
+    def _line(self, subject: str, done: int, total: int | None) -> str:
+        task = next(task for task in self._progress.tasks if task.id == self._tasks[subject])
+        speed, left = task.speed, task.time_remaining
+        parts = [f"{subject}  {done}" if total is None else f"{subject}  {done}/{total}"]
+        parts += [_rate(speed)] if speed else []
+        parts += [f"{timedelta(seconds=round(left))} left"] if total is not None and left is not None else []
+        return ", ".join(parts)

@@ -185,8 +185,8 @@ def friedman(table: ArrayLike) -> RankTest:
     """Test whether any methods differ, by their ranks on the same data sets.
 
     Milton Friedman, "The use of ranks to avoid the assumption of normality implicit in the analysis of variance", 1937,
-    corrected for ties as :func:`mean_ranks` sees them. With two methods his test is an approximate sign test; then the exact sign test is made, on the
-    data sets where they differ.
+    corrected for ties as :func:`mean_ranks` sees them. With two methods his test is an approximate sign test; then the
+    exact sign test is made, on the data sets where they differ.
 
     Args:
         table: (n_sets, n_methods) of what is better when larger.

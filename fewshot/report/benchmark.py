@@ -258,7 +258,8 @@ class BenchmarkReport:
     def overall(self, strategy: str, k_shot: int | str) -> Interval | None:
         """Mean over data sets of the mean accuracy; ``None`` unless the strategy was run on all of them.
 
-        Data sets without this number of shots do not count, see :meth:`datasets_at`. The interval speaks of further episodes from these same data sets.
+        Data sets without this number of shots do not count, see :meth:`datasets_at`. The interval speaks of
+        further episodes from these same data sets.
         """
         values = self._values(strategy, k_shot)
         return None if values is None else _within_unit(overall_interval(values))

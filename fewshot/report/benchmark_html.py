@@ -14,10 +14,12 @@ from fewshot.report.benchmark_findings import Findings
 from fewshot.report.benchmark_markdown import cell, further
 from fewshot.report.benchmark_words import (
     COST,
+    best_note,
     caption,
     count,
     facts,
     headline,
+    mean_title,
     per_class,
     population,
     ranks_note,
@@ -78,6 +80,7 @@ def render(report: BenchmarkReport) -> str:
         reliability=[(k, drawn) for k in findings.shots if (drawn := _reliability(findings, k))],
         examples=_examples(report),
         everything=[(name, _everything(findings, name)) for name in findings.datasets],
+        best_note=best_note(findings),
         caption=caption,
         ranks_note=ranks_note,
         ranks_words=ranks_words,
@@ -85,6 +88,7 @@ def render(report: BenchmarkReport) -> str:
         number=count,
         classes=_classes,
         cost_words=COST,
+        few=any(map(findings.thin, findings.shots)),
         svg=svg,
         data=data,
         whole=whole,
@@ -109,23 +113,23 @@ def _without_episodes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def results(findings: Findings, k_shot: str) -> Grid:
     """Make the table of a number of shots: accuracies, means, differences to the reference, ranks."""
-    report, several, reference = findings.report, findings.several_sets, findings.report.reference
+    report, sets, reference = findings.report, findings.sets(k_shot), findings.report.reference
+    several = len(sets) > 1
     compared = any(row.difference for row in findings.of(k_shot))
     uneven = len({row.n_episodes for row in findings.of(k_shot)}) > 1
     # What is asked first stands first: a telephone shows no more than three columns.
-    columns = ["mean"] if several else [findings.datasets[0]]
+    columns = ["mean"] if several else [sets[0]]
     columns += [f"points over {reference}", "p (Holm)"] if compared else []
     columns += ["win / tie / loss"] if compared and several else []
     columns += ["mean rank"] if k_shot in findings.ranks else []
     columns += ["episodes"] if uneven else []
-    columns += [*findings.datasets, "other data sets like these"] if several else []
-    tops = {name: findings.best_on(name, k_shot) for name in findings.datasets}
+    columns += [*sets, "other data sets like these"] if several else []
+    tops = {name: findings.best_on(name, k_shot) for name in sets}
     lines = []
     for info in findings.ran(k_shot):
         counts = sorted({row.n_episodes for row in findings.of(k_shot, info.name)})
         each = [
-            (cell(findings, name, info.name, k_shot, counted=len(counts) > 1), tops[name] == info.name)
-            for name in findings.datasets
+            (cell(findings, name, info.name, k_shot, counted=len(counts) > 1), tops[name] == info.name) for name in sets
         ]
         mean = (show_mean(findings.overall.get((info.name, k_shot))), findings.best(k_shot) == info.name)
         cells = [mean] if several else each
@@ -171,7 +175,7 @@ def _over_shots(findings: Findings) -> list[tuple[str, Markup]]:
 
 
 def _set_title(findings: Findings, dataset: str | None) -> str:
-    return dataset if dataset is not None else f"Mean of {count(len(findings.datasets), 'data set')}"
+    return dataset if dataset is not None else mean_title(findings, findings.shots)
 
 
 def _by_shots(findings: Findings, draw: Callable[[str], Markup | None]) -> list[tuple[str, Markup]]:

@@ -54,13 +54,14 @@ def _at(findings: Findings, k_shot: str) -> list[str]:
 
 
 def _accuracies(findings: Findings, k_shot: str) -> str:
-    header = ["strategy", "setting", *findings.datasets]
-    if findings.several_sets:
+    sets = findings.sets(k_shot)
+    header = ["strategy", "setting", *sets]
+    if len(sets) > 1:
         header += ["mean", "mean on other data sets like these"]
     rows = []
     for info in findings.ran(k_shot):
-        cells = [cell(findings, name, info.name, k_shot) for name in findings.datasets]
-        if findings.several_sets:
+        cells = [cell(findings, name, info.name, k_shot) for name in sets]
+        if len(sets) > 1:
             cells.append(show_mean(findings.overall.get((info.name, k_shot))))
             cells.append(show_across(findings.report.across_datasets(info.name, k_shot)))
         rows.append([info.name, info.setting, *cells])
@@ -77,15 +78,16 @@ def cell(findings: Findings, dataset: str, strategy: str, k_shot: str, *, counte
 
 
 def _differences(findings: Findings, k_shot: str) -> str:
-    report, several = findings.report, findings.several_sets
+    report, sets = findings.report, findings.sets(k_shot)
+    several = len(sets) > 1
     header = ["strategy"]
-    for name in findings.datasets:
+    for name in sets:
         header += [name, "p"]
     header += ["mean", "p", "win / tie / loss"] if several else []
     header += ["mean rank"] if k_shot in findings.ranks else []
     rows = []
     for info in findings.ran(k_shot):
-        found = [findings.rows.get((name, info.name, k_shot)) for name in findings.datasets]
+        found = [findings.rows.get((name, info.name, k_shot)) for name in sets]
         cells = [shown for row in found for shown in _difference(row)]
         if several:
             test, p = findings.leads.get((info.name, k_shot), (None, None))

@@ -24,15 +24,18 @@ COST = (
 def headline(findings: Findings) -> list[str]:
     """Say in plain sentences which strategy is best at each number of shots, and how sure that is."""
     shots, bests = findings.shots, [findings.best(k) for k in findings.shots]
+    apart = [*_jointly(findings), *left_out(findings)]
     if not any(bests):
-        return ["No strategy was run on all data sets, so none can be called best overall."]
-    joint = _jointly(findings)
+        where = "all episodes of all data sets" if any(map(findings.thin, shots)) else "all data sets"
+        return [f"No strategy was run on {where}, so none can be called best overall.", *apart]
     if len(shots) == 1:
-        return [*_found(findings, shots[0]), *joint]
-    first, rest = bests[0], [*(" ".join(_found(findings, k)) for k in shots), *joint]
-    if len(findings.infos) == 1 and first:
+        return [*_found(findings, shots[0]), *apart]
+    first, rest = bests[0], [*(" ".join(_found(findings, k)) for k in shots), *apart]
+    alone = all(len(findings.order(k)) < 2 for k in shots)
+    if first and alone and set(bests) <= {first, None}:
         figures = [f"{percent(findings.overall[first, k].value)} % with {k}" for k in shots if findings.best(k)]
-        return [f"{first}{_over(findings)}: {listed(figures)} training images per class.", *rest]
+        over = _over(findings, shots[0]) if all(findings.sets(k) == findings.sets(shots[0]) for k in shots) else ""
+        return [f"{first}{over}: {listed(figures)} training images per class.", *rest]
     if first and set(bests) == {first}:
         what = "has the highest accuracy" if any(findings.near.values()) else "is the most accurate"
         return [f"{first} {what} with {listed(shots)} training images per class.", *rest]
@@ -64,17 +67,38 @@ def _jointly(findings: Findings) -> list[str]:
     return [sentence]
 
 
+def left_out(findings: Findings) -> list[str]:
+    """Name the strategies that were run on too few episodes to be ordered among the others."""
+    groups: dict[str, list[str]] = {}
+    for k in findings.shots:
+        for name in findings.thin(k):
+            usual = _from_to(*findings.episodes(k))
+            found = groups.setdefault(f"{_from_to(*findings.episodes(k, name))} of the {usual} episodes", [])
+            found += [] if name in found else [name]
+    if not groups:
+        return []
+    named = "; ".join(f"{listed(names)} ran on {some}" for some, names in groups.items())
+    # One strategy may be in two groups, with other numbers of episodes at other numbers of shots.
+    takes = "takes" if len({name for names in groups.values() for name in names}) == 1 else "take"
+    return [f"{named} and {takes} no part in this; see the paired differences."]
+
+
+def _from_to(least: int, most: int) -> str:
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
 def _found(findings: Findings, k_shot: str) -> list[str]:
     best = findings.best(k_shot)
     if best is None:
-        return [f"With {per_class(k_shot)}, no strategy was run on all data sets."]
-    interval, several = findings.overall[best, k_shot], len(findings.complete(k_shot)) > 1
+        where = "all episodes of all data sets" if findings.thin(k_shot) else "all data sets"
+        return [f"With {per_class(k_shot)}, no strategy was run on {where}."]
+    interval, several = findings.overall[best, k_shot], len(findings.order(k_shot)) > 1
     ends = f" (95 % interval {percent(interval.low)} to {percent(interval.high)})" if bounded(interval) else ""
     accuracy, near = f"{percent(interval.value)} %{ends}", findings.near[k_shot]
     if not several:
-        return [f"With {per_class(k_shot)}, {best} answers {accuracy} of queries rightly{_over(findings)}."]
+        return [f"With {per_class(k_shot)}, {best} answers {accuracy} of queries rightly{_over(findings, k_shot)}."]
     what = "has the highest accuracy" if near else "is the most accurate"
-    sentence = f"With {per_class(k_shot)}, {best} {what}: {accuracy}{_over(findings)}"
+    sentence = f"With {per_class(k_shot)}, {best} {what}: {accuracy}{_over(findings, k_shot)}"
     sentences = [f"{sentence}{_against(findings, best, k_shot)}."]
     if near:
         more = [f"{len(near) - _NAMED + 1} others"] if len(near) > _NAMED else []
@@ -103,9 +127,37 @@ def _apart(difference: Interval, way: str, other: str) -> str:
     return f"{size} points{ends} {way if difference.value > 0 else 'below'} {other}"
 
 
-def _over(findings: Findings) -> str:
-    n = len(findings.datasets)
-    return f" on average over {n} data sets" if n > 1 else f" on {findings.datasets[0]}" if n else ""
+def _over(findings: Findings, k_shot: str) -> str:
+    sets, n = findings.sets(k_shot), len(findings.datasets)
+    if len(sets) == 1:
+        return f" on {sets[0]}"
+    return f" on average over {len(sets)} {f'of {n} ' if len(sets) < n else ''}data sets"
+
+
+def sets_note(findings: Findings, k_shot: str) -> str:
+    """Say which data sets have a number of shots, where that is not all of them."""
+    sets, n = findings.sets(k_shot), len(findings.datasets)
+    if len(sets) == n:
+        return ""
+    were = "were" if len(sets) > 1 else "was"
+    which = f"means and ranks are over these {len(sets)}" if len(sets) > 1 else "there is no mean over several"
+    return f"Of the {n} data sets, only {listed(sets)} {were} measured with {per_class(k_shot)}; {which}."
+
+
+def mean_title(findings: Findings, shots: Sequence[str]) -> str:
+    """Name the mean over data sets, and at which numbers of shots it is over fewer of them."""
+    partial = [k for k in shots if len(findings.sets(k)) < len(findings.datasets)]
+    whole = "Mean of data sets" if partial == list(shots) else f"Mean of {count(len(findings.datasets), 'data set')}"
+    at: dict[tuple[str, ...], list[str]] = {}
+    for k in partial:
+        at.setdefault(findings.sets(k), []).append(k)
+    return "; ".join([whole, *(f"with {listed(ks)}: {listed(sets)} only" for sets, ks in at.items())])
+
+
+def best_note(findings: Findings) -> str:
+    """Say what is marked in tables."""
+    some = any(not findings.full_on(row) for row in findings.rows.values())
+    return "Bold is the highest of a column" + (", of those with the full number of episodes." if some else ".")
 
 
 def population(findings: Findings) -> str:
@@ -139,7 +191,8 @@ def caption(findings: Findings, k_shot: str) -> str:
     rows, usual = findings.of(k_shot), findings.usual_episodes(k_shot)
     means = f"means over {usual} episodes" if usual > 1 else "of one episode, which has no interval"
     other = "; over another number where one is given" if len({row.n_episodes for row in rows}) > 1 else ""
-    return f"Accuracy in % ± half of its 95 % interval, {means}{other}. {settings(findings, k_shot)}"
+    said = [f"Accuracy in % ± half of its 95 % interval, {means}{other}.", sets_note(findings, k_shot)]
+    return " ".join(part for part in [*said, settings(findings, k_shot)] if part)
 
 
 def settings(findings: Findings, k_shot: str) -> str:
@@ -169,15 +222,21 @@ def show_share(share: float) -> str:
 def ranks_note(findings: Findings, k_shot: str) -> str:
     """Give the test of ranks."""
     ranks = findings.ranks[k_shot]
+    sets = findings.sets(k_shot)
+    over = f"Over {listed(sets)}. " if len(sets) < len(findings.datasets) else ""
+    if any(name in ranks.names for name in findings.thin(k_shot)):
+        shared = [len(findings.report.shared_episodes(one, ranks.names, k_shot)) for one in sets]
+        over += f"On the {_from_to(min(shared), max(shared))} episodes of each data set that all of them ran on. "
     return (
-        f"Friedman's test that all are equal: p {equation(ranks.p_value)}. "
+        f"{over}Friedman's test that all are equal: p {equation(ranks.p_value)}. "
         f"Critical difference (Nemenyi, 5 %): {ranks.critical_difference:.2f}."
     )
 
 
 def ranks_words(findings: Findings) -> str:
     """Say how ranks are to be read."""
-    n = len(findings.datasets)
+    counts = {ranks.n_sets for ranks in findings.ranks.values()}
+    n = _from_to(min(counts), max(counts)) if counts else "0"
     return (
         f"Mean ranks over {n} data sets, 1 is best. Strategies whose mean ranks differ by less than the critical "
         f"difference are not told apart by {n} data sets, however many episodes there are."

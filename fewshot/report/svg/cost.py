@@ -19,18 +19,20 @@ _LABEL = 130.0
 
 @dataclass(frozen=True)
 class _Point:
-    """A strategy's cost in seconds and accuracy in percent, and where they are in the picture."""
+    """A strategy's cost in seconds and accuracy in percent, where they are in the picture, and what is unusual."""
 
     info: StrategyInfo
     cost: float
     accuracy: float
     x: float
     y: float
+    aside: str
 
 
 def cost_accuracy(findings: Findings, k_shot: str) -> Markup | None:
     """Draw the strategies that were run on all data sets; ``None`` for fewer than two."""
-    names = findings.order(k_shot)
+    thin = findings.thin(k_shot)
+    names = [*findings.order(k_shot), *thin]
     if len(names) < 2:
         return None
     costs = {name: findings.cost(name, k_shot) for name in names}
@@ -39,8 +41,13 @@ def cost_accuracy(findings: Findings, k_shot: str) -> Markup | None:
     xs = Scale(low - 0.3, max(high, low + 1) + 0.15, _LEFT, _RIGHT)
     floor = min(10 * math.floor(min(values.values()) / 10), 90)
     ys = Scale(float(floor), float(max(10 * math.ceil(max(values.values()) / 10), floor + 10)), _BOTTOM, _TOP)
-    marked = [_Point(findings.infos[n], costs[n], values[n], xs(math.log10(costs[n])), ys(values[n])) for n in names]
-    front = _front(marked)
+    asides = {name: f" (n = {findings.episodes(k_shot, name)[0]})" for name in thin}
+    marked = [
+        _Point(findings.infos[n], costs[n], values[n], xs(math.log10(costs[n])), ys(values[n]), asides.get(n, ""))
+        for n in names
+    ]
+    # A mean over fewer episodes than others' may be high by chance.
+    front = _front([point for point in marked if not point.aside])
     parts = [*_axes(xs, ys), _steps(front)]
     for point in marked:
         shown = mark(
@@ -50,12 +57,12 @@ def cost_accuracy(findings: Findings, k_shot: str) -> Markup | None:
             5.0 if point in front else 3.5,
             hollow=point.info.name == findings.report.reference,
         )
-        said = f"{point.info.name}: {show_time(point.cost)} s, {point.accuracy:.1f} %"
+        said = f"{point.info.name}: {show_time(point.cost)} s, {point.accuracy:.1f} %{point.aside}"
         parts.append(element("g", element("title", said), shown))
     others = [point for point in marked if point not in front]
     others.sort(key=lambda point: point.info.name != findings.report.reference)
     parts += _labels([*front, *others], marked)
-    said = "; ".join(f"{p.info.name}: {show_time(p.cost)} s, {percent(p.accuracy / 100)} %" for p in marked)
+    said = "; ".join(f"{p.info.name}: {show_time(p.cost)} s, {percent(p.accuracy / 100)} %{p.aside}" for p in marked)
     return picture(_HEIGHT, f"Accuracy against cost with {per_class(k_shot)}", f"{said}.", *parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -35,8 +35,11 @@ def heat_width(findings: Findings, k_shot: str) -> float:
 def heat_map(findings: Findings, k_shot: str) -> Markup:
     """Draw the accuracies at a number of shots; the shade compares strategies within a column."""
     names = [info.name for info in findings.ran(k_shot)]
-    columns = [(name, [_at(findings, name, strategy, k_shot) for strategy in names]) for name in findings.datasets]
-    if findings.several_sets:
+    sets = findings.sets(k_shot)
+    columns = [(name, [_at(findings, name, strategy, k_shot) for strategy in names]) for name in sets]
+    fair = [{name for name in names if _is_full(findings, one, name, k_shot)} for one in sets]
+    fair.append(set(names) - set(findings.thin(k_shot)))
+    if len(sets) > 1:
         overall = [findings.overall.get((strategy, k_shot)) for strategy in names]
         columns.append(("mean", [None if interval is None else interval.value for interval in overall]))
     frame = _frame(findings, k_shot)
@@ -48,17 +51,22 @@ def heat_map(findings: Findings, k_shot: str) -> Markup:
         parts.append(element("text", fit(name, left - 10), label, x=left - 8, y=y, class_="label", text_anchor="end"))
     for column, (name, values) in enumerate(columns):
         # The mean stands a little apart from what it is the mean of.
-        x = left + _COLUMN * column + (_GAP if findings.several_sets and column == len(columns) - 1 else 0.0)
+        x = left + _COLUMN * column + (_GAP if len(sets) > 1 and column == len(columns) - 1 else 0.0)
         parts.append(_head(x + _COLUMN / 2, top - 7, name, frame.upright))
-        parts += _cells(names, name, values, x, top)
-    best = [_said(names, *column) for column in columns if any(value is not None for value in column[1])]
+        parts += _cells(names, name, values, fair[column], x, top)
+    ordered = [
+        (name, [v if strategy in some else None for strategy, v in zip(names, values, strict=True)])
+        for (name, values), some in zip(columns, fair, strict=False)
+    ]
+    best = [_said(names, *column) for column in ordered if any(value is not None for value in column[1])]
     said = f"In percent. Best of each column: {'; '.join(best)}."
     height = top + _ROW * len(names) + 2
     return picture(height, f"Accuracies with {per_class(k_shot)}", said, *parts, width=frame.width)
 
 
 def _frame(findings: Findings, k_shot: str) -> _Frame:
-    heads = [*findings.datasets, *(["mean"] if findings.several_sets else [])]
+    sets = findings.sets(k_shot)
+    heads = [*sets, *(["mean"] if len(sets) > 1 else [])]
     left = min(max(width_of(info.name) for info in findings.ran(k_shot)), _NAMES) + 10
     longest = min(max(map(width_of, heads)), _HEADS)
     # Names over columns stand upright where they fit their column, and lean where they do not.
@@ -74,6 +82,11 @@ def _frame(findings: Findings, k_shot: str) -> _Frame:
 def _at(findings: Findings, dataset: str, strategy: str, k_shot: str) -> float | None:
     row = findings.rows.get((dataset, strategy, k_shot))
     return None if row is None else row.accuracy.value
+
+
+def _is_full(findings: Findings, dataset: str, strategy: str, k_shot: str) -> bool:
+    row = findings.rows.get((dataset, strategy, k_shot))
+    return row is not None and findings.full_on(row)
 
 
 def _best(values: Sequence[float | None]) -> int:
@@ -93,11 +106,15 @@ def _head(x: float, y: float, name: str, upright: bool) -> Markup:
     return element("text", shown, label, x=x, y=y, class_="tick", transform=f"rotate(-45 {x:.1f} {y:.1f})")
 
 
-def _cells(names: Sequence[str], dataset: str, values: Sequence[float | None], x: float, top: float) -> list[Markup]:
+def _cells(
+    names: Sequence[str], dataset: str, values: Sequence[float | None], fair: Collection[str], x: float, top: float
+) -> list[Markup]:
+    """Write a column's accuracies; the highest of ``fair``, those with the full number of episodes, is marked."""
     known = [value for value in values if value is not None]
     if not known:
         return []
     high = max(known)
+    highest = max((v for name, v in zip(names, values, strict=True) if v is not None and name in fair), default=None)
     # One hopeless strategy must not make all others look alike.
     low = max(min(known), high - 2.5 * sorted(high - value for value in known)[len(known) // 2])
     parts = []
@@ -107,7 +124,7 @@ def _cells(names: Sequence[str], dataset: str, values: Sequence[float | None], x
             parts.append(text(x + _COLUMN / 2, y + _ROW / 2 + 4, "–", "count zero", "middle"))
             continue
         share = max(0.0, (value - low) / (high - low)) if high > low else float(value == high)
-        best = value == high
+        best = value == highest and name in fair
         parts.append(
             element(
                 "rect",
