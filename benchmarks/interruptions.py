@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fewshot.benchmarking import make_task
+from fewshot.benchmarking import Costs, make_task
 from fewshot.engines import make_engine
 from fewshot.journal import canonical, read_journal
 from fewshot.planning import Settings, make_plan
@@ -94,7 +94,7 @@ def scaling(folder: str, engine: str) -> tuple[float, float]:
     for n_jobs in (1, 2):
         settings = Settings(k_shots=(5,), n_episodes=16 * 1024)
         plan = make_plan([folder], STRATEGIES, "efficientnet_lite0", "heavy", settings, None, False)
-        task = make_task(plan.tasks[0], settings, True, None)
+        task = make_task(plan.tasks[0], settings, Costs())
         runner = make_engine(engine, n_jobs=n_jobs)
         # The first cell of each worker waits for the process, its imports and the features.
         cells = list(plan.tasks[0].cells)

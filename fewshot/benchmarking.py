@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from fewshot.augment import AugmentationLike
 from fewshot.backbones import DEFAULT_BACKBONE
 from fewshot.backbones.base import Backbone
 from fewshot.cells import Event, OnEvent
-from fewshot.engines import make_engine
+from fewshot.engines import check_jobs, make_engine
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import InvalidInputError
 from fewshot.evaluation import FeatureTask, evaluate_blocks
@@ -25,9 +26,20 @@ from fewshot.features import extract_views
 from fewshot.finetune.base import ImageHead
 from fewshot.heads import make_head
 from fewshot.heads.base import TransductiveHead
+from fewshot.images.dataset import as_labels
 from fewshot.images.reader import ImageLike
 from fewshot.journal import Journal, Record
-from fewshot.planning import DEFAULT_STRATEGIES, Datasets, Plan, PlannedTask, Settings, Shots, make_plan
+from fewshot.planning import (
+    DEFAULT_STRATEGIES,
+    Datasets,
+    Plan,
+    PlannedTask,
+    Settings,
+    Shots,
+    as_shots,
+    check_count,
+    make_plan,
+)
 from fewshot.preparation import reloadable
 from fewshot.report.benchmark import BenchmarkReport, DatasetInfo
 from fewshot.report.model import StrategyInfo
@@ -60,6 +72,7 @@ def benchmark(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     title: str | None = None,
+    notes: Sequence[str] = (),
     cache: bool = True,
     strict: bool = False,
     on_event: OnEvent | None = None,
@@ -97,6 +110,7 @@ def benchmark(
         out: folder for the journal, so that an interrupted run can go on.
         resume: go on with the journal in ``out``.
         title: of the report.
+        notes: further notes for the report.
         cache: keep features on disk.
         strict: stop at the first unreadable image instead of leaving it out and saying so.
         on_event: called with progress.
@@ -108,10 +122,9 @@ def benchmark(
         JournalError: ``out`` holds a run that may not be continued, and what differs.
         ImageError: with ``strict``, an unreadable image.
     """
-    shots = (k_shots,) if isinstance(k_shots, int) else tuple(tuple(k) if isinstance(k, list) else k for k in k_shots)
     settings = Settings(
         n_way,
-        shots,
+        as_shots(k_shots),
         n_query,
         imbalance,
         n_episodes,
@@ -119,20 +132,21 @@ def benchmark(
         fixed_split,
         n_views,
         seed,
-        overrides or {},
+        {} if overrides is None else overrides,
     )
     if resume and out is None:
         raise InvalidInputError("resume=True needs out=, the folder of the run to go on with.")
     runner = make_engine(engine, n_jobs=n_jobs, address=address)
     with closing(runner):
         plan = make_plan(datasets, strategies, backbones, augmentation, settings, reference, strict)
+        plan.notes.extend(notes)
         header = {"settings": plan.fixed_settings(), "about": plan.about(title or _title(plan))}
         with _journal(out, header, resume) as (records, keep):
-            progress = _Progress(plan, records, on_event)
+            progress, costs = _Progress(plan, records, on_event), Costs()
             for planned in plan.tasks:
                 missing = [cell for cell in planned.cells if cell.id not in records]
                 if missing:
-                    task = make_task(planned, settings, cache, on_event)
+                    task = make_task(planned, settings, costs, cache=cache, on_event=on_event)
                     for record in runner.run(task, missing):
                         keep(record)
                         progress.add(record)
@@ -187,16 +201,11 @@ def evaluate_features(
         >>> report.accuracy("features", "prototypical", 1).value > 0.5
         True
     """
-    values = np.asarray(features)
-    if values.ndim == 2:
-        values = values[:, None]
-    tags = np.asarray(labels)
-    if values.ndim != 3 or len(values) != len(tags):
-        raise InvalidInputError(
-            f"Got features {np.shape(features)} and labels {tags.shape}; needs (n, d) or (n, views, d), and (n,)."
-        )
-    if isinstance(n_episodes, bool) or n_episodes < 1:
-        raise InvalidInputError(f"n_episodes={n_episodes}: needs at least 1.")
+    values, tags = _as_features(features), as_labels(labels)
+    if len(values) != len(tags):
+        raise InvalidInputError(f"Got {len(values)} feature vectors and {len(tags)} labels; give one label for each.")
+    n_episodes = check_count("n_episodes", n_episodes)
+    check_jobs(n_jobs)
     named = _named_heads(heads)
     protocol = Protocol(n_way, k_shot, n_query, imbalance)
     sampler = EpisodeSampler(tags, protocol, seed=seed)
@@ -233,11 +242,26 @@ def evaluate_features(
     return build_report(header, records, lambda _: {})
 
 
+def _as_features(features: ArrayLike) -> NDArray[np.floating]:
+    """Turn features into (n, 1 + n_views, d) numbers."""
+    try:
+        values = np.asarray(features)
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"they are of type {values.dtype}")
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"These features are no array of real numbers: {error}.") from None
+    values = values[:, None] if values.ndim == 2 else values
+    if values.ndim != 3 or not values.size:
+        raise InvalidInputError(f"Got features of shape {np.shape(features)}; needs (n, d) or (n, 1 + n_views, d).")
+    return np.asarray(values, dtype=np.float64) if values.dtype.kind in "iub" else values
+
+
 def _named_heads(heads: Iterable[Any] | Mapping[str, Any] | str | None) -> dict[str, Any]:
     if isinstance(heads, Mapping):
         found = {str(key): make_head(head) for key, head in heads.items()}
     else:
-        given = [heads] if isinstance(heads, str) else list(DEFAULT_STRATEGIES if heads is None else heads)
+        alone = isinstance(heads, str) or hasattr(heads, "fit")
+        given: list[Any] = [heads] if alone else list(DEFAULT_STRATEGIES if heads is None else heads)
         found = {head if isinstance(head, str) else repr(head): make_head(head) for head in given}
         if len(found) < len(given):
             raise InvalidInputError(f"heads: one is given twice: {', '.join(map(str, given))}.")
@@ -291,11 +315,13 @@ class _Progress:
             self._on_event(Event("progress", "episodes", self._done, self._total))
 
 
-def make_task(planned: PlannedTask, settings: Settings, cache: bool, on_event: OnEvent | None) -> Task:
+def make_task(
+    planned: PlannedTask, settings: Settings, costs: Costs, *, cache: bool = True, on_event: OnEvent | None = None
+) -> Task:
     """Extract the features that a task's cells need, or gather the pictures."""
     one = planned.dataset
     common: dict[str, Any] = {
-        "key": planned.key,
+        "key": uuid.uuid4().hex,
         "labels": one.dataset.labels,
         "is_query": one.is_query,
         "seed": settings.seed,
@@ -314,10 +340,29 @@ def make_task(planned: PlannedTask, settings: Settings, cache: bool, on_event: O
         )
     start = time.perf_counter()
     features = _extract(planned, settings, cache, on_event)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return FrozenTask(
-        **common, features=features, heads=heads, extract_seconds=time.perf_counter() - start, device=device
-    )
+    costs.add(planned, time.perf_counter() - start)
+    return FrozenTask(**common, features=features, heads=heads, extract_seconds=costs.of(planned))
+
+
+class Costs:
+    """What features cost in this run, by network: a joined backbone finds those of its networks stored."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, str, str], float] = {}
+
+    def add(self, planned: PlannedTask, seconds: float) -> None:
+        """Share out the time of an extraction among the networks that were run."""
+        fresh = [key for key in self._keys(planned) if key not in self._seconds]
+        self._seconds |= {key: seconds / len(fresh) for key in fresh}
+
+    def of(self, planned: PlannedTask) -> float:
+        """Seconds that the features of a task cost, whenever in this run they were computed."""
+        return sum(self._seconds[key] for key in self._keys(planned))
+
+    def _keys(self, planned: PlannedTask) -> list[tuple[str, str, str]]:
+        assert planned.backbone is not None  # noqa: S101 - for the type checker: heads on features need one
+        policy = planned.entries[0].prepared.policy.spec
+        return [(planned.dataset.digest, policy, network.fingerprint) for network in planned.backbone.networks]
 
 
 def _extract(planned: PlannedTask, settings: Settings, cache: bool, on_event: OnEvent | None) -> NDArray[np.float32]:

@@ -80,6 +80,37 @@ def train_and_predict(
     on_step: Callable[[HistoryRow], None] | None = None,
 ) -> Result:
     """Train an image-level head on one split and predict; self-contained, so that any process can run it."""
+    proba, fresh, fit_seconds, predict_seconds = train_network(
+        head, train, queries, policy=policy, backbone=backbone, n_views=n_views, seed=seed, on_step=on_step
+    )
+    return make_result(
+        name,
+        split,
+        proba,
+        proba.argmax(axis=1),
+        extract_seconds=0.0,
+        fit_seconds=fit_seconds,
+        predict_seconds=predict_seconds,
+        history=fresh.history_,
+        note=getattr(fresh, "note_", ""),
+    )
+
+
+def train_network(
+    head: ImageHead,
+    train: ImageDataset,
+    queries: Sequence[ImageLike],
+    *,
+    policy: Policy,
+    backbone: str | Backbone,
+    n_views: int,
+    seed: int,
+    on_step: Callable[[HistoryRow], None] | None = None,
+) -> tuple[NDArray[np.float64], Any, float, float]:
+    """Train a copy of an image-level head; give (n_queries, n_classes) probabilities, the copy, and two times.
+
+    The times are the seconds of training and of predicting.
+    """
     fresh = make_head(head)
     network = load_backbone(backbone) if fresh.needs_backbone else None
     setup = TrainingSetup(network, policy, n_views, seed, on_step)
@@ -88,17 +119,7 @@ def train_and_predict(
         fresh.fit_images(train.sources, np.array(train.labels), setup)
     fitted = time.perf_counter()
     proba = fresh.predict_proba_images(queries) if len(queries) else np.empty((0, len(fresh.classes_)))
-    return make_result(
-        name,
-        split,
-        proba,
-        proba.argmax(axis=1),
-        extract_seconds=0.0,
-        fit_seconds=fitted - start,
-        predict_seconds=time.perf_counter() - fitted,
-        history=fresh.history_,
-        note=getattr(fresh, "note_", ""),
-    )
+    return proba, fresh, fitted - start, time.perf_counter() - fitted
 
 
 def make_result(

@@ -19,7 +19,7 @@ from fewshot.features import check_n_views, extract_views
 from fewshot.finetune.base import ImageHead, TrainingSetup
 from fewshot.heads import make_head
 from fewshot.heads.base import Head
-from fewshot.images.dataset import ImageDataset, as_sources, is_missing
+from fewshot.images.dataset import ImageDataset, as_labels, as_sources
 from fewshot.images.reader import ImageLike
 from fewshot.store import FeatureStore
 
@@ -228,7 +228,7 @@ def _images_and_labels(
         return X.sources, np.array(X.labels)
     if y is None:
         raise InvalidInputError("fit needs labels: fit(images, labels), or fit(dataset).")
-    images, labels = as_sources(X), _as_labels(y)
+    images, labels = as_sources(X), as_labels(y)
     if labels.ndim != 1 or len(images) != len(labels):
         raise InvalidInputError(
             f"Got {len(images)} images and labels of shape {labels.shape}; give one label for each image."
@@ -239,18 +239,3 @@ def _images_and_labels(
     if len(classes) < 2:
         raise InvalidInputError(f"Got {len(classes)} class ({classes.tolist()[0]!r}); a classifier needs at least 2.")
     return images, labels
-
-
-def _as_labels(y: Sequence[Any]) -> NDArray[Any]:
-    """Turn labels into an array, refusing those that numpy would silently turn into others: None, NaN, mixed kinds."""
-    try:
-        written = list(y)
-    except TypeError:
-        raise InvalidInputError(f"y={y!r}: give one label for each image, in a list.") from None
-    missing = [i for i, label in enumerate(written) if is_missing(label)]
-    if missing:
-        raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
-    strings = sum(isinstance(label, str) for label in written)
-    if 0 < strings < len(written):
-        raise InvalidInputError("Labels are partly strings and partly not; make them all strings: list(map(str, y)).")
-    return np.asarray(y if isinstance(y, np.ndarray) or hasattr(y, "__array__") else written)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
 from typing import Any, Protocol
 
 import joblib
+import numpy as np
 
-from fewshot.errors import EngineError, InvalidInputError, MissingExtraError
+from fewshot.errors import EngineError, FewshotError, InvalidInputError, MissingExtraError
 from fewshot.journal import Record
 from fewshot.names import unknown_name
 from fewshot.tasks import Cell, Task, run_cell
@@ -47,14 +51,23 @@ def make_engine(name: str, *, n_jobs: int | None = None, address: str | None = N
     """
     if name not in ENGINES:
         raise unknown_name("engine", name, ENGINES)
-    if n_jobs is not None and (isinstance(n_jobs, bool) or n_jobs < 1):
-        raise InvalidInputError(f"n_jobs={n_jobs}: needs at least 1.")
+    check_jobs(n_jobs)
     if address is not None and name != "ray":
         raise InvalidInputError(f"address={address!r} is for the engine 'ray', and the engine is {name!r}.")
     count = n_jobs or int(joblib.cpu_count())
     if name == "local":
         return LocalEngine(count)
     return JoblibEngine(count) if name == "joblib" else RayEngine(count, address)
+
+
+def check_jobs(n_jobs: object) -> None:
+    """Refuse a number of workers that is not a positive whole number, or none.
+
+    Raises:
+        InvalidInputError: with what is needed.
+    """
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs < 1):
+        raise InvalidInputError(f"n_jobs={n_jobs!r}: needs a whole number of at least 1.")
 
 
 class LocalEngine:
@@ -68,8 +81,9 @@ class LocalEngine:
         # The first cell alone: it makes what the others share.
         yield task.run(cells[0])
         with workers(self.n_threads) as pool:
+            waiting = [pool.submit(task.run, cell) for cell in cells[1:]]
             try:
-                yield from pool.map(task.run, cells[1:])
+                yield from (future.result() for future in as_completed(waiting))
             finally:
                 # Whoever stops listening does not want the rest.
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -89,7 +103,11 @@ class JoblibEngine:
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         try:
-            yield from self._parallel(joblib.delayed(run_cell)(task, cell) for cell in cells)
+            with tempfile.TemporaryDirectory(prefix="fewshot-") as folder:
+                # Written once and mapped by every worker; sending it with each cell would cost more than the cell.
+                path = os.path.join(folder, "task")
+                joblib.dump(task, path)
+                yield from self._parallel(joblib.delayed(_run_written)(path, task.key, cell) for cell in cells)
         except TerminatedWorkerError:
             raise EngineError(
                 "A worker process was killed, perhaps for want of memory. What was finished is kept where a folder was "
@@ -112,9 +130,18 @@ class RayEngine:
         self._started = not ray.is_initialized()
         if self._started:
             local = {} if address else {"num_cpus": n_jobs, "include_dashboard": False}
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
-        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Worker)
-        self._workers = [worker.remote() for _ in range(n_jobs)]
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+            # Ray raises its own kinds, ConnectionError and ValueError here.
+            except Exception as error:
+                raise EngineError(
+                    f"Ray could not be started at {address or 'this machine'}: {_first(error)}"
+                ) from error
+        # An actor beyond the cluster's processors would wait for ever, and its cell with it.
+        n_workers = max(1, min(n_jobs, int(ray.cluster_resources().get("CPU", 1))))
+        # A cell that kills its worker time after time is not tried for ever.
+        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3)(_Worker)
+        self._workers = [worker.remote() for _ in range(n_workers)]
 
     def run(self, task: Task, cells: Sequence[Cell]) -> Iterator[Record]:
         """See :class:`Engine`."""
@@ -130,7 +157,18 @@ class RayEngine:
             for cell in waiting:
                 running[worker.run.remote(shared, cell)] = worker
                 break
-            yield ray.get(done)
+            try:
+                record = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, FewshotError):
+                    raise error.cause from None
+                raise EngineError(f"A Ray worker failed: {_first(error.cause)}") from error
+            except ray.exceptions.RayError as error:
+                raise EngineError(
+                    f"A Ray worker was lost: {_first(error)} Finished cells are kept where a folder was given: go on "
+                    "with --resume (resume=True)."
+                ) from error
+            yield record
 
     def close(self) -> None:
         """See :class:`Engine`."""
@@ -141,8 +179,19 @@ class RayEngine:
             self._ray.shutdown()
 
 
+def _run_written(path: str, key: str, cell: Cell) -> Record:
+    """Run a cell of a task that lies in a file."""
+    return run_cell(lambda: joblib.load(path, mmap_mode="r"), key, cell)
+
+
+def _first(error: BaseException) -> str:
+    """First line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
 class _Worker:
     """What runs in an actor's process."""
 
     def run(self, task: Task, cell: Cell) -> Record:
-        return run_cell(task, cell)
+        return run_cell(lambda: task, task.key, cell)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,7 @@ from scipy.special import gammaincinv
 
 from fewshot.counter import STEP, Keys, Positions, below, mix, rounded, shuffled, unit
 from fewshot.errors import DatasetError, InvalidInputError
+from fewshot.images.dataset import as_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,8 @@ class Protocol:
     imbalance: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("n_way", "k_shot", "n_query"):
+            object.__setattr__(self, name, _plain_number(getattr(self, name)))
         _check_range("n_way", self.n_way, 2)
         _check_range("k_shot", self.k_shot, 1)
         if self.k_shot is None:
@@ -80,8 +84,10 @@ class Protocol:
         if self.n_query is not None:
             _check_range("n_query", self.n_query, 1)
         if self.imbalance is not None:
-            if isinstance(self.imbalance, bool) or not 0 < float(self.imbalance) < np.inf:
+            is_number = isinstance(self.imbalance, (int, float, np.number)) and not isinstance(self.imbalance, bool)
+            if not is_number or not 0 < float(self.imbalance) < np.inf:
                 raise InvalidInputError(f"imbalance={self.imbalance!r}: needs a number above 0, such as 2.")
+            object.__setattr__(self, "imbalance", float(self.imbalance))
             if self.n_query is None:
                 raise InvalidInputError("imbalance= draws how many queries each class has, so n_query= must be given.")
 
@@ -134,8 +140,8 @@ def sample_episode(
         >>> len(episode.support), len(episode.query)
         (2, 10)
     """
-    if index < 0:
-        raise InvalidInputError(f"index={index}: episodes are counted from 0.")
+    if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < 2**63:
+        raise InvalidInputError(f"index={index!r}: needs a whole number from 0.")
     sampler = EpisodeSampler(labels, Protocol(n_way, k_shot, n_query, imbalance), seed=seed)
     return next(iter(sampler.draw(range(index, index + 1))))
 
@@ -203,9 +209,7 @@ class EpisodeSampler:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
             raise InvalidInputError(f"seed={seed!r}: needs a whole number from 0.")
         self.protocol = protocol
-        self.class_names, codes = np.unique(np.asarray(labels), return_inverse=True)
-        if codes.ndim != 1:
-            raise InvalidInputError(f"labels of shape {codes.shape}: give one label for each image.")
+        self.class_names, codes = np.unique(as_labels(labels), return_inverse=True)
         self._key = mix(np.array([seed], dtype=np.uint64) + STEP)
         pools = [np.ones(len(codes), bool)] if is_query is None else [~is_query, is_query]
         # One table of images per pool, padded to the largest class.
@@ -250,6 +254,14 @@ class EpisodeSampler:
             for group in groups.values()
         ]
 
+    @property
+    def most_entries(self) -> int:
+        """About how many numbers an episode takes while it is drawn."""
+        per_class = int(max(sizes.max() for sizes in self._sizes))
+        if self.protocol.n_query is not None and self.protocol.imbalance is None:
+            per_class = min(per_class, self.protocol.n_query + self._shots()[1])
+        return self._ways()[1] * per_class
+
     def _ways(self) -> tuple[int, int]:
         """Least and most classes of an episode."""
         n_way = self.protocol.n_way
@@ -279,7 +291,7 @@ class EpisodeSampler:
         ways = self._drawn_ways(keys)
         taking_part = np.arange(classes.shape[1]) < ways[:, None]
         share_keys = keys[:, None] ^ mix(classes.astype(np.uint64) * STEP + _QUERIES)
-        shares = gammaincinv(self.protocol.imbalance, unit(mix(share_keys))) * taking_part
+        shares = _dirichlet(share_keys, self.protocol.imbalance, taking_part)
         return shots, rounded(shares, self.protocol.n_query * ways, np.where(taking_part, room, 0))
 
     def _positions(
@@ -290,6 +302,12 @@ class EpisodeSampler:
             support = self._shuffled_members(0, class_keys, classes, int(shots.max()))
             query_keys = mix(class_keys + STEP)
             return support, self._shuffled_members(1, query_keys, classes, int(queries.max()))
+        if self.protocol.imbalance is not None:
+            # Support from the end of each class's shuffle: nested whatever the numbers of queries are.
+            sizes = self._sizes[0][classes]
+            order = self._shuffled_members(0, class_keys, classes, int(sizes.max()))
+            last = np.maximum(sizes[:, :, None] - 1 - np.arange(int(shots.max())), 0)
+            return np.take_along_axis(order, last, axis=2), order
         # Where the number of queries does not depend on the shots, they come first: then they are the same at all.
         leading = queries if self.protocol.n_query is not None else shots
         order = self._shuffled_members(0, class_keys, classes, int((shots + queries).max()))
@@ -336,7 +354,7 @@ class EpisodeSampler:
                 f"({', '.join(map(str, self.class_names[:10]))}{', ...' if n_classes > 10 else ''}). Lower n_way."
             )
         _, shots = self._shots()
-        queries = 1 if self.protocol.n_query is None or self.protocol.imbalance is not None else self.protocol.n_query
+        queries = 1 if self.protocol.n_query is None else self.protocol.n_query
         if len(self._sizes) == 1:
             self._refuse_small(self._sizes[0], shots + queries, f"{shots} to learn from and {queries} to ask about")
         else:
@@ -356,6 +374,19 @@ class EpisodeSampler:
 
 # What a random number is for: each purpose has a stream of its own, so that changing one count changes no other.
 _CLASSES, _WAYS, _SHOTS, _QUERIES, _MEMBERS = (np.uint64(purpose << 32) for purpose in range(1, 6))
+
+
+def _dirichlet(keys: Keys, concentration: float, taking_part: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Draw (b, n_way) shares from Dirichlet's distribution, over the classes that take part.
+
+    Gamma variables are drawn as logarithms, since those of a small concentration are mostly too small for floats: a
+    variable of shape a is one of shape a + 1 times a uniform one to the power of 1 / a (George Marsaglia and Wai Wan
+    Tsang, "A simple method for generating gamma variables", 2000).
+    """
+    bits = mix(keys)
+    logs = np.log(gammaincinv(concentration + 1, unit(bits))) + np.log(unit(mix(bits + STEP))) / concentration
+    logs = np.where(taking_part, logs, -np.inf)
+    return np.asarray(np.exp(logs - logs.max(axis=1, keepdims=True)))
 
 
 def _members(codes: Positions, pool: NDArray[np.bool_], n_classes: int) -> list[Positions]:
@@ -388,6 +419,15 @@ def _episode(
 
 def _written(value: int | tuple[int, int], dash: str = "-") -> str:
     return f"{value[0]}{dash}{value[1]}" if isinstance(value, tuple) else str(value)
+
+
+def _plain_number(value: Any) -> Any:
+    """Turn numpy's whole numbers, and pairs given as lists, into Python's."""
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain_number(part) for part in value)
+    return value
 
 
 def _check_range(name: str, value: object, least: int) -> None:

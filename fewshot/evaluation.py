@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from fewshot.classifier import answers, fit_on_views
 from fewshot.episodes import EpisodeBatch, EpisodeSampler
+from fewshot.errors import InvalidInputError
 from fewshot.gram import EpisodeSpace
 from fewshot.heads import make_head
 from fewshot.heads.base import Head, TransductiveHead
-from fewshot.metrics import N_BINS, episode_metrics
+from fewshot.metrics import METRICS, N_BINS, episode_metrics
 from fewshot.threads import workers
 
 DRAW = 1024
@@ -46,7 +48,7 @@ class Scores:
         worst: the episode with the lowest accuracy: its index, and the position and given class of each query missed.
     """
 
-    METRICS: ClassVar = ("accuracy", "balanced_accuracy", "log_loss", "brier")
+    METRICS: ClassVar = METRICS
 
     episodes: list[int] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
@@ -68,6 +70,8 @@ class Scores:
             fit_seconds: of all b.
             predict_seconds: of all b.
         """
+        if not bool(logits.isfinite().all()):
+            raise InvalidInputError("gave scores that are NaN or infinite, so its answers mean nothing")
         truth = torch.from_numpy(np.array(batch.query_labels))
         found = episode_metrics(logits, truth.to(logits.device))
         self.episodes += batch.indices.tolist()
@@ -167,21 +171,28 @@ class FeatureTask:
             Scores by name, in the order of ``indices``' episodes.
         """
         scores = {name: Scores() for name in heads}
-        start = time.perf_counter()
-        batches = self.sampler.batches(indices)
-        drawn = (time.perf_counter() - start) / max(1, len(indices))
-        for batch in batches:
-            for form, members in _by_form(heads).items():
-                size = self._chunk(form, batch)
-                for first in range(0, len(batch), size):
-                    self._run(form, members, batch[first : first + size], scores, seed, drawn)
+        size = _power_of_two(_MAX_DRAWN / self.sampler.most_entries)
+        for first in range(0, len(indices), size):
+            start = time.perf_counter()
+            batches = self.sampler.batches(indices[first : first + size])
+            drawn = (time.perf_counter() - start) / len(indices[first : first + size])
+            for batch in batches:
+                self._run_forms(heads, batch, scores, seed, drawn)
         return {name: found.in_order() for name, found in scores.items()}
+
+    def _run_forms(
+        self, heads: Mapping[str, Any], batch: EpisodeBatch, scores: dict[str, Scores], seed: int, drawn: float
+    ) -> None:
+        for form, members in _by_form(heads).items():
+            size = self._chunk(form, batch)
+            for first in range(0, len(batch), size):
+                self._run(form, members, batch[first : first + size], scores, seed, drawn)
 
     def _chunk(self, form: str, batch: EpisodeBatch) -> int:
         """How many episodes to compute together: a power of two."""
         n_support, n_query = self.n_views * batch.support.shape[1], batch.query.shape[1]
         width = {"vectors": self.space.width, "jointly": n_support + n_query}.get(form, n_support)
-        return 1 << int(np.clip(np.log2(_NUMBERS / ((n_support + n_query) * width)), 0, np.log2(DRAW)))
+        return _power_of_two(_NUMBERS / ((n_support + n_query) * width))
 
     def _run(
         self,
@@ -195,7 +206,8 @@ class FeatureTask:
         """Run heads that want the same form on episodes of equal shape; each took ``drawn`` seconds to draw."""
         if form == "estimator":
             for name, head in heads.items():
-                scores[name].add(batch, *self._one_by_one(head, batch, seed))
+                with _named(name):
+                    scores[name].add(batch, *self._one_by_one(head, batch, seed))
             return
         start = time.perf_counter()
         labels = np.repeat(batch.support_labels, self.n_views, axis=1)
@@ -205,13 +217,14 @@ class FeatureTask:
         classes = torch.from_numpy(labels).to(self.space.device)
         for name, head in heads.items():
             start = fitted = time.perf_counter()
-            if form in _MEANS:
-                logits = head._logits_of_means(*moved).to(self.space.dtype).mT
-            else:
-                state = head._fit(moved[0], classes, batch.n_way)
-                fitted = time.perf_counter()
-                logits = head._logits(state, moved[1])
-            scores[name].add(batch, logits, shared + fitted - start, time.perf_counter() - fitted)
+            with _named(name):
+                if form in _MEANS:
+                    logits = head._logits_of_means(*moved).to(self.space.dtype).mT
+                else:
+                    state = head._fit(moved[0], classes, batch.n_way)
+                    fitted = time.perf_counter()
+                    logits = head._logits(state, moved[1])
+                scores[name].add(batch, logits, shared + fitted - start, time.perf_counter() - fitted)
 
     def _moved(self, form: str, batch: EpisodeBatch, labels: NDArray[np.int64]) -> tuple[Tensor, ...]:
         """Give episodes in the form that heads work on."""
@@ -243,7 +256,7 @@ class FeatureTask:
         all_logits, fit_seconds, predict_seconds = [], 0.0, 0.0
         for episode in batch:
             start = time.perf_counter()
-            fitted = fit_on_views(make_head(head), rows[episode.support], episode.support_labels, seed)
+            fitted = fit_on_views(make_head(head), rows[episode.support], episode.support_labels, seed % 2**32)
             middle = time.perf_counter()
             proba, chosen = answers(fitted, rows[episode.query, 0])
             fit_seconds += middle - start
@@ -264,6 +277,23 @@ def logits_of(proba: NDArray[np.float64], chosen: NDArray[np.intp]) -> NDArray[n
 
 
 _MEANS = ("means", "unit means")
+_MAX_DRAWN = 1 << 21
+"""Numbers drawn at a time: where episodes are large, fewer than :data:`DRAW` are drawn together."""
+
+
+def _power_of_two(most: float) -> int:
+    """Give the largest power of two that is at most ``most``, between 1 and :data:`DRAW`."""
+    return 1 << int(np.clip(np.log2(max(most, 1)), 0, np.log2(DRAW)))
+
+
+@contextmanager
+def _named(head: str) -> Iterator[None]:
+    """Say which head it was that failed, in an error of ours."""
+    try:
+        yield
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInputError(f"{head} cannot be used on these episodes: {reason.rstrip('.')}.") from error
 
 
 def _by_form(heads: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -55,9 +55,14 @@ class EpisodeSpace:
             raise InvalidInputError(f"features of shape {values.shape}: needs (n images, d features).")
         if not np.isfinite(values).all():
             raise InvalidInputError("Some features are NaN or infinite.")
+        largest = float(np.abs(values).max())
+        if largest and not 1e-12 < largest < 1e12:
+            raise InvalidInputError(f"The largest feature is {largest:.3g}; scale features to between 1e-12 and 1e12.")
         self.dtype = dtype
         self.device = device
-        self.features = torch.from_numpy(np.ascontiguousarray(values)).to(device)
+        # What workers map from a file cannot be written, and torch wants to be able to.
+        own = np.ascontiguousarray(values) if values.flags.writeable else values.copy()
+        self.features = torch.from_numpy(own).to(device)
         norms = torch.linalg.vector_norm(self.features.double(), dim=1)
         self._norms = norms
         # A zero vector stays zero: its unit vector is zero, too.

@@ -46,6 +46,7 @@ class Journal:
         self, folder: str | os.PathLike[str], settings: Mapping[str, Any], about: Mapping[str, Any], *, resume: bool
     ) -> None:
         self.path = Path(folder) / FILE_NAME
+        self._known_about: Any = None
         header = {"journal": JOURNAL_SCHEMA, "settings": _plain(settings), "about": _plain(about)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,16 +58,21 @@ class Journal:
             ) from None
         except OSError as error:
             raise _unwritable(self.path.parent, error) from None
+        self._file = -1
         try:
             self.records = self._open(header, resume)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             if not self.path.stat().st_size:
                 self._write(header)
+                _sync_folder(self.path.parent)
+            elif self._known_about != header["about"]:
+                # A report made later is that of the last run.
+                self._write({"about": header["about"]})
         except OSError as error:
-            self._lock.release()
+            self.close()
             raise _unwritable(self.path, error) from None
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
 
     def append(self, record: Record) -> None:
@@ -86,7 +92,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file and let others write to it."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -108,6 +115,7 @@ class Journal:
         if not self.path.stat().st_size:
             return {}
         found, records = read_journal(self.path)
+        self._known_about = found["about"]
         differences = list(_differences(found["settings"], header["settings"]))
         if differences:
             shown = "; ".join(differences[:8]) + (f"; and {len(differences) - 8} more" if len(differences) > 8 else "")
@@ -151,7 +159,9 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[Record, dict[str, Record
     # What follows the last line end is torn, and no damage.
     for line in lines[1:-1]:
         record = _parsed(line)
-        if record is None or "cell" not in record:
+        if record is not None and "about" in record:
+            header["about"] = record["about"]
+        elif record is None or "cell" not in record:
             damaged += 1
         else:
             records.setdefault(record["cell"], record)
@@ -206,6 +216,20 @@ def _digest(text: str) -> str:
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path} cannot be written: {error.strerror}. Choose another place.")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a new file's name to the disk, where the system lets folders be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 N_BINS = 15
+METRICS = ("accuracy", "balanced_accuracy", "log_loss", "brier")
+"""What is kept of every episode."""
 
 
 def episode_metrics(logits: Tensor, labels: Tensor, *, n_bins: int = N_BINS) -> dict[str, Tensor]:

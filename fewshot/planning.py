@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fewshot.augment import AugmentationLike
@@ -23,7 +25,7 @@ from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
 from fewshot.images.dataset import ImageDataset
-from fewshot.images.sources import DatasetSpec, dataset_name, load_dataset, load_splits
+from fewshot.images.sources import DatasetSpec, load_dataset, load_splits, name_datasets
 from fewshot.names import unknown_name
 from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
 from fewshot.report.benchmark import DatasetInfo
@@ -37,7 +39,7 @@ Shots: TypeAlias = "int | tuple[int, int]"
 DEFAULT_STRATEGIES = ("prototypical", "linear-probe", "ridge", "gda", "knn")
 """What is compared where nothing is named: inductive heads on one central view, milliseconds per episode."""
 # Versions that can change a result in a digit that is reported.
-_PACKAGES = ("fewshot", "torch", "timm", "albumentations", "numpy", "scikit-learn", "pillow")
+_PACKAGES = ("fewshot", "torch", "timm", "albumentations", "numpy", "scipy", "scikit-learn", "pillow", "openvino")
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,18 @@ class Settings:
     seed: int = 0
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("n_episodes", "trained_episodes", "n_views"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+        if isinstance(self.seed, np.integer):
+            object.__setattr__(self, "seed", int(self.seed))
+        if not isinstance(self.overrides, Mapping) or not all(isinstance(v, Mapping) for v in self.overrides.values()):
+            raise InvalidInputError(f"overrides={self.overrides!r}: needs a mapping from data sets to mappings.")
+
     def protocols(self, dataset: str) -> list[Protocol]:
         """Give the protocols of a data set, one per number of shots."""
         own = dict(self.overrides.get(dataset, {}))
-        shots = own.pop("k_shots", self.k_shots)
+        shots = as_shots(own.pop("k_shots", self.k_shots))
         strangers = sorted(own.keys() - {"n_way", "n_query", "imbalance"})
         if strangers:
             raise unknown_name("setting of a data set", strangers[0], ("k_shots", "n_way", "n_query", "imbalance"))
@@ -148,7 +158,8 @@ class Plan:
         """Everything that results depend on: a run may be continued only with the same."""
         backbones = {e.backbone.spec: _identity(e.backbone) for e in self.entries if e.backbone is not None}
         return {
-            "versions": {name: _version(name) for name in _PACKAGES},
+            "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
             "seed": self.settings.seed,
             "n_episodes": self.settings.n_episodes,
             "trained_episodes": self.settings.trained_episodes,
@@ -205,20 +216,19 @@ def make_plan(
     strict: bool,
 ) -> Plan:
     """Resolve and check everything that can be checked before features are extracted; see :func:`fewshot.benchmark`."""
-    _check(settings)
     prepared = prepare(resolve_strategies(strategies), augmentation)
-    named = name_datasets(datasets)
+    named = list_datasets(datasets)
     strangers = sorted(settings.overrides.keys() - named.keys())
     if strangers:
         raise unknown_name("data set", strangers[0], named)
     loaded = {name: _load(spec, settings.fixed_split) for name, spec in named.items()}
     for name, (dataset, is_query) in loaded.items():
         _check_protocols(name, dataset, is_query, settings)
-    wanted = [backbones] if isinstance(backbones, (str, Backbone)) else list(backbones)
+    wanted = list(backbones) if isinstance(backbones, Iterable) and not isinstance(backbones, str) else [backbones]
     if not wanted:
         raise InvalidInputError("backbones: none given.")
     found = [load_backbone(backbone) for backbone in wanted]
-    entries, notes = _make_entries(prepared, found, strict=strategies not in (None, "all"))
+    entries, notes = _make_entries(prepared, found, strict=not _open_list(strategies))
     planned = []
     for name, (dataset, is_query) in loaded.items():
         one = _audited(name, named[name], dataset, is_query, settings, strict)
@@ -226,6 +236,12 @@ def make_plan(
         planned.append(one)
         notes += [note if len(named) == 1 else f"{name}: {note}" for note in one.notes]
     names = [entry.name for entry in entries]
+    silent = [e.name for e in entries if not e.prepared.trains and not hasattr(e.prepared.head, "predict_proba")]
+    if silent:
+        notes.append(
+            f"{', '.join(silent)} gives no probabilities: its log-loss, Brier score and calibration are those of a "
+            "classifier that is certain of every answer."
+        )
     if len(set(names)) < len(names):
         raise InvalidInputError(f"Two of the strategies have one name: {', '.join(names)}. Is a backbone given twice?")
     if reference is not None and reference not in names:
@@ -240,6 +256,24 @@ def make_plan(
     return Plan(settings, planned, entries, tasks, chosen, notes)
 
 
+def _open_list(strategies: Any) -> bool:
+    """Whether strategies are left out where a backbone cannot serve them: not all of them were named."""
+    return strategies is None or bool({"all", "default"} & set(map(str, _listed(strategies))))
+
+
+def _listed(strategies: Any) -> list[Any]:
+    if strategies is None:
+        return ["default"]
+    if isinstance(strategies, (str, Strategy)):
+        return [strategies]
+    if not isinstance(strategies, Iterable):
+        raise InvalidInputError(
+            f"strategies={strategies!r}: needs names or Strategy objects. For a head of your own: "
+            "Strategy('mine', head)."
+        )
+    return list(strategies)
+
+
 def resolve_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[Strategy]:
     """Resolve names: of strategies, of heads, ``"default"`` and ``"all"``.
 
@@ -247,9 +281,8 @@ def resolve_strategies(strategies: Iterable[str | Strategy] | str | None) -> lis
         UnknownNameError: none of these.
         InvalidInputError: one name twice, or none.
     """
-    given = [strategies] if isinstance(strategies, (str, Strategy)) else list(strategies or ["default"])
     names: list[str | Strategy] = []
-    for item in given:
+    for item in _listed(strategies):
         if item == "default":
             names += DEFAULT_STRATEGIES
         elif item == "all":
@@ -261,35 +294,60 @@ def resolve_strategies(strategies: Iterable[str | Strategy] | str | None) -> lis
     return make_strategies(names)
 
 
-def name_datasets(datasets: Datasets) -> dict[str, DatasetSpec]:
-    """Give every data set a name of its own: the last part of its path, and of the part before where that is needed."""
+def list_datasets(datasets: Datasets) -> dict[str, DatasetSpec]:
+    """Give every data set a name of its own.
+
+    Raises:
+        InvalidInputError: none at all, or something that is no data set.
+    """
     if isinstance(datasets, Mapping):
-        found = dict(datasets)
+        found = {str(name): spec for name, spec in datasets.items()}
     else:
-        single = isinstance(datasets, (str, os.PathLike, ImageDataset))
-        specs: list[Any] = [datasets] if single else list(datasets)  # type: ignore[arg-type]
-        names = [dataset_name(spec) for spec in specs]
-        for i, (spec, name) in enumerate(zip(specs, list(names), strict=True)):
-            if (names.count(name) > 1 or name in ("train", "test")) and isinstance(spec, (str, os.PathLike)):
-                parent = os.path.basename(os.path.dirname(os.path.abspath(spec)))
-                names[i] = f"{parent}/{name}"
-        if len(set(names)) < len(names):
-            names = [f"{name} {i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-        found = dict(zip(names, specs, strict=True))
+        alone = isinstance(datasets, (str, os.PathLike, ImageDataset))
+        try:
+            specs: list[Any] = [datasets] if alone else list(datasets)  # type: ignore[arg-type]
+        except TypeError:
+            specs = [datasets]
+        for spec in specs:
+            _check_spec(spec)
+        found = dict(zip(name_datasets(specs), specs, strict=True))
+    for spec in found.values():
+        _check_spec(spec)
     if not found:
         raise InvalidInputError("datasets: none given. Give a folder with one folder per class, or a name: 'fruits'.")
     return found
 
 
-def _check(settings: Settings) -> None:
-    for name in ("n_episodes", "trained_episodes", "n_views"):
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InvalidInputError(f"{name}={value!r}: needs a whole number of at least 1.")
-    if not settings.k_shots:
-        raise InvalidInputError("k_shots: none given; for example (1, 5).")
-    if len(set(settings.k_shots)) < len(settings.k_shots):
-        raise InvalidInputError(f"k_shots={settings.k_shots}: a number is given twice.")
+def _check_spec(spec: object) -> None:
+    if not isinstance(spec, (str, os.PathLike, ImageDataset)):
+        raise InvalidInputError(f"datasets: {spec!r} is neither a path, a name, nor an ImageDataset.")
+
+
+def as_shots(k_shots: Any) -> tuple[Shots, ...]:
+    """Turn one or several numbers of shots into a tuple; a pair inside is a range.
+
+    Raises:
+        InvalidInputError: none, one twice, or something else.
+    """
+    try:
+        several: list[Any] = [k_shots] if isinstance(k_shots, (int, np.integer)) else list(k_shots)
+    except TypeError:
+        raise InvalidInputError(f"k_shots={k_shots!r}: needs a whole number, or several: (1, 5).") from None
+    shots = tuple(Protocol(k_shot=k_shot).k_shot for k_shot in several)
+    if not shots or len(set(shots)) < len(shots):
+        raise InvalidInputError(f"k_shots={k_shots!r}: {'a number is given twice' if shots else 'none given'}.")
+    return shots
+
+
+def check_count(name: str, value: object) -> int:
+    """Give a positive whole number as Python's.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InvalidInputError(f"{name}={value!r}: needs a whole number of at least 1.")
+    return int(value)
 
 
 def _load(spec: DatasetSpec, fixed_split: bool) -> tuple[ImageDataset, NDArray[np.bool_] | None]:
@@ -376,7 +434,8 @@ def short_names(specs: Sequence[str]) -> dict[str, str]:
         {'efficientnet_lite0': 'lite0', 'efficientnet_lite0+efficientnet_lite2': 'lite0+lite2'}
     """
     parts = {part for spec in specs for part in spec.split("+")}
-    common = os.path.commonprefix(sorted(parts)) if len(parts) > 1 else ""
+    # Character by character: what is wanted is where names, not paths, begin to differ.
+    common = os.path.commonprefix(sorted(parts)) if len(parts) > 1 else ""  # noqa: RUF071
     common = common[: common.rfind("_") + 1]
     return {spec: "+".join(part.removeprefix(common) for part in spec.split("+")) for spec in specs}
 
@@ -405,8 +464,9 @@ def _make_tasks(dataset: PlannedDataset, entries: list[Entry], settings: Setting
 
 
 def _cell(key: str, dataset: str, entry: Entry, protocol: Protocol, seed: int, first: int, last: int) -> Cell:
-    parts = [key, entry.name, _head_identity(entry.prepared), entry.prepared.policy.spec, asdict(protocol), seed]
-    return Cell(_digest(json.dumps([*parts, first, last])), dataset, entry.name, protocol, first, last)
+    what = [key, dataset, entry.name, _head_identity(entry.prepared), entry.prepared.policy.spec]
+    text = json.dumps([*what, asdict(protocol), seed, first, last])
+    return Cell(_digest(text), dataset, entry.name, protocol, first, last)
 
 
 def _identity(backbone: Backbone | None) -> str:
@@ -419,8 +479,24 @@ def _identity(backbone: Backbone | None) -> str:
 
 def _head_identity(prepared: Prepared) -> str:
     head = prepared.head
-    parameters = ", ".join(f"{name}={value!r}" for name, value in sorted(head.get_params().items()))
-    return f"{type(head).__name__}({parameters})"
+    parameters = ", ".join(f"{name}={_as_text(value)}" for name, value in sorted(head.get_params().items()))
+    return f"{type(head).__module__}.{type(head).__qualname__}({parameters})"
+
+
+def _as_text(value: Any) -> str:
+    """Write a parameter so that different values are told apart, and equal ones are equal in every process."""
+    if isinstance(value, np.ndarray):
+        return f"array {value.shape} {value.dtype} {hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_as_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_as_text, value)) + "]"
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        return f"{value.__module__}.{value.__qualname__} {_digest(repr((code.co_code, code.co_consts, code.co_names)))}"
+    if hasattr(value, "get_params"):
+        return f"{type(value).__qualname__}({_as_text(value.get_params())})"
+    return repr(value)
 
 
 def _in_words(settings: Settings, datasets: list[PlannedDataset]) -> str:

@@ -54,7 +54,10 @@ def prepare(strategies: list[Strategy], augmentation: AugmentationLike) -> list[
             stem = strategy.name.removesuffix("-heavy")
             if stem != strategy.name:
                 strategy = replace(strategy, name=f"{stem}-{policy.name}")
-        prepared.append(Prepared(strategy, policy, make_head(strategy.head)))
+        head = make_head(strategy.head)
+        # Before anything is computed; scikit-learn's own classifiers check in fit.
+        getattr(head, "_check_parameters", lambda: None)()
+        prepared.append(Prepared(strategy, policy, head))
     names = [one.strategy.name for one in prepared]
     if len(set(names)) < len(names):
         raise InvalidInputError(f"strategies: two have the same name: {', '.join(names)}. Rename one of them.")
@@ -96,7 +99,9 @@ def strategy_info(prepared: Prepared, backbone: str | None, n_views: int) -> Str
 def reloadable(backbone: Backbone) -> str | Backbone:
     """Give the name that brings a backbone back in another process; where none does, the backbone itself."""
     try:
-        if load_backbone(backbone.spec).fingerprint == backbone.fingerprint:
+        again = load_backbone(backbone.spec)
+        same = again.fingerprint == backbone.fingerprint
+        if same and [n.runtime_name for n in again.networks] == [n.runtime_name for n in backbone.networks]:
             return backbone.spec
     # Any failure means the same: send the object itself.
     except Exception:

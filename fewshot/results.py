@@ -13,6 +13,7 @@ from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import FewshotError, JournalError
 from fewshot.images.reader import ImageLike, read_image
 from fewshot.journal import FILE_NAME, Record, read_journal
+from fewshot.metrics import METRICS
 from fewshot.report.benchmark import BenchmarkReport, DatasetInfo, EpisodeExample, Series
 from fewshot.report.model import ImageInfo, StrategyInfo
 from fewshot.report.pictures import thumbnail
@@ -21,7 +22,6 @@ FindImages = Callable[[str], "Mapping[str, ImageLike]"]
 """From the name of a data set to its images by name, as far as they can be found."""
 
 N_WORST, N_SLOWEST, MAX_MISSED = 3, 3, 12
-_METRICS = ("accuracy", "balanced_accuracy", "log_loss", "brier")
 
 
 def load_run(folder: str | os.PathLike[str]) -> BenchmarkReport:
@@ -91,7 +91,7 @@ def _series(records: Mapping[str, Record]) -> list[Series]:
     for (dataset, strategy, k_shot), parts in sorted(groups.items()):
         parts.sort(key=lambda part: part["episodes"][0])
         counts = np.array([len(part["episodes"]) for part in parts])
-        columns = {name: tuple(v for part in parts for v in part[name]) for name in ("episodes", *_METRICS)}
+        columns = {name: tuple(v for part in parts for v in part[name]) for name in ("episodes", *METRICS)}
 
         def mean(key: str, parts: list[Record] = parts, counts: Any = counts) -> float:
             return float(np.average([part["seconds"][key] for part in parts], weights=counts))
@@ -122,9 +122,9 @@ def _examples(
     means = defaultdict(list)
     for one in report.series:
         means[one.strategy].append(float(np.mean(one.accuracy)))
-    most = max(map(len, means.values()))
-    # Only strategies that were run everywhere can be compared by their mean.
-    best = max((float(np.mean(v)), name) for name, v in means.items() if len(v) == most)[1]
+    # Only strategies that were run on all episodes can be compared by their mean.
+    counts = {name: sum(len(one.episodes) for one in report.series if one.strategy == name) for name in means}
+    best = max((float(np.mean(v)), name) for name, v in means.items() if counts[name] == max(counts.values()))[1]
     worst = sorted(
         (record for record in records.values() if record["strategy"] == best),
         key=lambda record: (record["worst"]["accuracy"], record["cell"]),
@@ -208,6 +208,8 @@ def _from_disk(header: Mapping[str, Any]) -> FindImages:
         from fewshot.images.sources import load_dataset
 
         source = next(row["source"] for row in header["about"]["datasets"] if row["name"] == dataset)
+        if source.startswith("torchvision:"):
+            return {}  # it might be downloaded, and a report is no reason for that
         try:
             found = load_dataset(source)
         # A data set that is elsewhere, or was in memory only: the report goes without pictures.

@@ -26,7 +26,7 @@ from typing import Any
 
 from fewshot.cells import OnEvent
 from fewshot.errors import DatasetError, InvalidInputError
-from fewshot.images.sources import dataset_name
+from fewshot.images.sources import name_datasets
 from fewshot.names import unknown_name
 from fewshot.report.benchmark import BenchmarkReport
 
@@ -73,8 +73,9 @@ def suite_from_options(
     written = {} if path is None else _read(path)
     rows: list[Any] = [*written.pop("datasets", []), *({"source": source} for source in datasets)]
     chosen = written | {key: value for key, value in options.items() if value is not None}
-    sources: dict[str, str] = {}
-    overrides: dict[str, dict[str, Any]] = {}
+    taken: list[str] = []
+    named: list[str | None] = []
+    own: list[dict[str, Any]] = []
     notes = []
     for row in rows:
         source = str(row.get("source", ""))
@@ -82,19 +83,20 @@ def suite_from_options(
             notes.append(f"{source} was left out: give --data FOLDER.")
             continue
         source = source.replace("{data}", str(data))
-        name = str(row.get("name") or _free_name(source, sources))
-        if name in sources:
-            raise InvalidInputError(f"Two data sets are called {name!r}; give one of them another name.")
-        sources[name] = source
-        overrides[name] = _protocol({key: row[key] for key in row if key not in ("name", "source")})
-    if not sources:
+        taken.append(source)
+        named.append(row.get("name"))
+        own.append(_protocol({key: row[key] for key in row if key not in ("name", "source")}))
+    if not taken:
         hint = f" ({' '.join(notes)})" if notes else ""
         raise InvalidInputError(
             f"No data set was given{hint}. Give a folder with one folder per class, or a name: fewshot bench fruits"
         )
+    names = [given or free for given, free in zip(named, name_datasets(taken), strict=True)]
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"Two data sets have one name: {', '.join(names)}. Give one of them another.")
     arguments = _protocol(chosen) | {
-        "datasets": sources,
-        "overrides": {name: own for name, own in overrides.items() if own},
+        "datasets": dict(zip(names, taken, strict=True)),
+        "overrides": {name: values for name, values in zip(names, own, strict=True) if values},
     }
     plain = {"episodes": "n_episodes", "views": "n_views"}
     for key in ("fixed_split", "episodes", "trained_episodes", "augmentation", "views", "reference", "seed", "title"):
@@ -123,6 +125,7 @@ def run_suite(
 
     report = benchmark(
         **suite.arguments,
+        notes=suite.notes,
         out=suite.out,
         engine=engine,
         n_jobs=n_jobs,
@@ -132,7 +135,6 @@ def run_suite(
         cache=cache,
         on_event=on_event,
     )
-    report = report.with_notes(suite.notes)
     write_reports(report, suite.out)
     return report
 
@@ -193,12 +195,3 @@ def _list(value: object) -> list[str]:
     if not isinstance(parts, list):
         raise InvalidInputError(f"{value!r}: needs a list of names.")
     return [str(part).strip() for part in parts if str(part).strip()]
-
-
-def _free_name(source: str, taken: Mapping[str, str]) -> str:
-    """Name a data set by the last part of its path; by two parts where one is taken, or says nothing."""
-    name = dataset_name(source)
-    if name in taken or name in ("train", "test"):
-        parent = dataset_name(str(Path(source).resolve().parent))
-        name = f"{parent}/{name}"
-    return name

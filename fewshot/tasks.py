@@ -7,8 +7,7 @@ times.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from fewshot.augment import Policy
 from fewshot.backbones.base import Backbone
-from fewshot.cells import train_and_predict, whole_split
+from fewshot.cells import train_network
 from fewshot.episodes import Episode, EpisodeSampler, Protocol
 from fewshot.evaluation import DRAW, FeatureTask, Scores, logits_of
 from fewshot.finetune.base import ImageHead
@@ -56,7 +55,7 @@ class Task:
     """What cells share: labelled images, and how episodes are drawn from them.
 
     Attributes:
-        key: digest of what it holds.
+        key: unlike that of any other task, so that no process takes one for another.
         labels: (n,) class names.
         is_query: (n,) images of the test split, where support and queries come from different splits.
         seed: of the episodes, and of what is random in training.
@@ -91,20 +90,20 @@ class FrozenTask(Task):
         features: (n, 1 + n_views, d).
         heads: by strategy.
         extract_seconds: what the features cost.
-        device: where heads compute.
     """
 
     features: NDArray[np.float32]
     heads: Mapping[str, Any]
     extract_seconds: float = 0.0
-    device: str = "cpu"
     _prepared: FeatureTask | None = field(default=None, init=False, repr=False)
 
     def prepare(self) -> None:
         """Compute what all cells share; they may then run in several threads."""
         if self._prepared is None and self._samplers:
             first = next(iter(self._samplers.values()))
-            self._prepared = FeatureTask(self.features, first, device=self.device)
+            # Asked here, since a worker need not have what the driver has.
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._prepared = FeatureTask(self.features, first, device=device)
 
     def run(self, cell: Cell) -> Record:
         """Evaluate one head on the cell's episodes."""
@@ -145,38 +144,27 @@ class TrainedTask(Task):
 
     def _run_episode(self, strategy: str, episode: Episode, scores: Scores) -> None:
         train, queries = self.dataset.subset(episode.support), self.dataset.subset(episode.query)
-        start = time.perf_counter()
-        result = train_and_predict(
-            strategy,
+        proba, _, fit_seconds, predict_seconds = train_network(
             self.heads[strategy],
             train,
             queries.sources,
-            whole_split(train, queries),
             policy=self.policies[strategy],
             backbone=self.backbone,
             n_views=self.n_views,
             seed=(self.seed + episode.index) % 2**32,
         )
-        total = time.perf_counter() - start
-        proba, chosen = np.array(result.proba), np.array(result.predicted)
         # A classifier orders its classes by name, as the data set does; an episode, as they were drawn.
         order = np.argsort(np.argsort(episode.classes))
-        logits = torch.from_numpy(logits_of(proba, chosen)[:, order])
-        scores.add(
-            episode.alone(),
-            logits[None],
-            total - result.predict_seconds,
-            result.predict_seconds,
-        )
+        logits = torch.from_numpy(logits_of(proba, proba.argmax(axis=1))[:, order])
+        scores.add(episode.alone(), logits[None], fit_seconds, predict_seconds)
 
 
-def run_cell(task: Task, cell: Cell) -> Record:
-    """Compute a cell in a process that keeps what it made for the last task."""
-    kept = _KEPT.get(task.key)
-    if kept is None:
+def run_cell(load: Callable[[], Task], key: str, cell: Cell) -> Record:
+    """Compute a cell in a process that keeps its last task, and what was made of it."""
+    if key not in _KEPT:
         _KEPT.clear()
-        kept = _KEPT.setdefault(task.key, task)
-    return kept.run(cell)
+        _KEPT[key] = load()
+    return _KEPT[key].run(cell)
 
 
 _KEPT: dict[str, Task] = {}

@@ -15,8 +15,10 @@ import fewshot
 from fewshot import Strategy
 from fewshot.engines import make_engine
 from fewshot.errors import DatasetError, InvalidInputError, JournalError, MissingExtraError, UnknownNameError
+from fewshot.heads.linear_probe import LinearProbe
+from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.journal import canonical, read_journal
-from fewshot.planning import name_datasets, resolve_strategies
+from fewshot.planning import list_datasets, resolve_strategies
 from fewshot.report.benchmark import BenchmarkReport
 from fewshot.results import load_run
 
@@ -44,7 +46,7 @@ def test_real_photos_end_to_end(photos, tmp_path):
     assert len(report.summary()) == 10
     assert all(row.n_episodes == 70 for row in report.summary())
     assert report.accuracy("two fruits", "linear-probe", 1).value > 0.8
-    assert report.compare("linear-probe", "prototypical").n == 140
+    assert report.compare("linear-probe", "prototypical").n == 70
     assert report.reference == "linear-probe"
     assert (events[-1].subject, events[-1].done, events[-1].total) == ("episodes", 700, 700)
     assert report.examples[0].support_pictures
@@ -107,6 +109,38 @@ def test_ray_gives_the_same_results(photos, tmp_path):
     assert text(tmp_path / "ray") == text(tmp_path / "local")
 
 
+def test_workers_that_live_on_do_not_answer_for_another_run(photos):
+    one = SMALL | {"n_episodes": 20, "engine": "joblib", "n_jobs": 1, "strategies": ["ridge"]}
+    for change in ({"seed": 0}, {"seed": 1}, {"seed": 1, "strategies": ["knn"]}):
+        found = fewshot.benchmark({"two fruits": photos}, **one | change)
+        expected = fewshot.benchmark({"two fruits": photos}, **one | change | {"engine": "local"})
+        assert [s.log_loss for s in found.series] == [s.log_loss for s in expected.series]
+
+
+def test_two_data_sets_of_the_same_images_are_two_data_sets(photos):
+    report = fewshot.benchmark({"a": photos, "b": photos}, **SMALL | {"n_episodes": 3}, strategies="ridge")
+    assert {series.dataset for series in report.series} == {"a", "b"}
+
+
+def test_parameters_out_of_range_are_refused_before_anything_is_computed(photos, monkeypatch):
+    monkeypatch.setattr("fewshot.benchmarking.extract_views", lambda *_, **__: pytest.fail("extracted"))
+    for head in (PrototypicalHead(metric="cosin"), LinearProbe(C=-1)):
+        with pytest.raises((InvalidInputError, UnknownNameError)):
+            fewshot.benchmark({"two fruits": photos}, **SMALL, strategies=[Strategy("s", head)])
+
+
+def test_a_joined_backbone_costs_what_its_networks_cost(photos):
+    report = fewshot.benchmark(
+        {"two fruits": photos},
+        **SMALL | {"n_episodes": 2},
+        strategies="ridge",
+        backbones=["efficientnet_lite0", "efficientnet_lite2", "efficientnet_lite0+efficientnet_lite2"],
+        cache=False,
+    )
+    single = [report.find("two fruits", f"ridge@{name}", 1).extract_seconds for name in ("lite0", "lite2")]
+    assert report.find("two fruits", "ridge@lite0+lite2", 1).extract_seconds == pytest.approx(sum(single), abs=1e-5)
+
+
 def test_a_killed_run_goes_on_to_the_same_results(fruit_folder, tmp_path):
     """SIGKILL while cells are written, then the rest."""
     options = "--ways 2 --shots 1,2,3 --queries 2 --episodes 2000 --strategies default,tim".split()
@@ -123,6 +157,7 @@ def test_a_killed_run_goes_on_to_the_same_results(fruit_folder, tmp_path):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert len(read_journal(killed / "journal.jsonl")[1]) < 36
     subprocess.run([*command, str(killed), "--resume"], env=environment, check=True, capture_output=True)
     subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
     assert text(killed) == text(tmp_path / "whole")
@@ -141,7 +176,7 @@ def test_several_backbones_are_told_apart_by_name(photos):
     assert names == ["simple-cnn", "ridge@lite0", "ridge@lite0+lite2"]
     assert report.strategies[2].backbone == "efficientnet_lite0+efficientnet_lite2"
     assert any("first 1 of the 5 episodes" in note for note in report.notes)
-    assert report.compare("simple-cnn", names[1]).n == 2
+    assert report.compare("simple-cnn", names[1]).n == 1
     assert report.examples[-1].kind == "slowest"
 
 
@@ -195,6 +230,12 @@ def test_what_the_data_cannot_serve_is_refused_before_anything_is_extracted(phot
         ({"engine": "dask"}, UnknownNameError, "joblib"),
         ({"engine": "joblib", "address": "x:1"}, InvalidInputError, "address"),
         ({"n_jobs": 0}, InvalidInputError, "n_jobs=0"),
+        ({"k_shots": None}, InvalidInputError, "k_shots=None"),
+        ({"overrides": {"two fruits": {"k_shots": (1, 1)}}}, InvalidInputError, "twice"),
+        ({"overrides": {"two fruits": None}}, InvalidInputError, "overrides"),
+        ({"strategies": 3}, InvalidInputError, "strategies=3"),
+        ({"backbones": 3}, InvalidInputError, "backbone=3"),
+        ({"imbalance": "two"}, InvalidInputError, "imbalance='two'"),
         ({"n_episodes": 0}, InvalidInputError, "n_episodes=0"),
         ({"k_shots": ()}, InvalidInputError, "k_shots"),
         ({"k_shots": (1, 1)}, InvalidInputError, "twice"),
@@ -229,10 +270,10 @@ def test_ray_that_is_not_installed_is_named_with_its_command(monkeypatch):
 
 
 def test_data_sets_get_names_of_their_own(photos, tmp_path):
-    assert list(name_datasets(["a/train", "b/train", "fruits"])) == ["a/train", "b/train", "fruits"]
-    assert list(name_datasets([photos, photos])) == ["images 1", "images 2"]
+    assert list(list_datasets(["a/pets", "b/pets", "fruits"])) == ["a/pets", "b/pets", "fruits"]
+    assert list(list_datasets([photos, photos])) == ["images 1", "images 2"]
     with pytest.raises(InvalidInputError, match="none given"):
-        name_datasets([])
+        list_datasets([])
 
 
 def test_default_and_all_stand_for_strategies():

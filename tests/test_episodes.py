@@ -78,6 +78,15 @@ def test_support_is_nested_and_queries_are_the_same_at_every_number_of_shots():
     np.testing.assert_array_equal(two.support, one.support[:2])
 
 
+def test_support_is_nested_where_queries_are_imbalanced():
+    labels = np.repeat(np.arange(5), 40)
+    for index in range(50):
+        one, five = (
+            sample_episode(labels, n_way=5, k_shot=k, n_query=8, imbalance=0.5, seed=4, index=index) for k in (1, 5)
+        )
+        assert set(one.support) <= set(five.support)
+
+
 def test_ranges_contain_the_episodes_of_their_classes():
     """A class's images do not depend on how many classes or shots there are."""
     ranged = EpisodeSampler(LABELS, Protocol((2, 5), (1, 5), 9), seed=4)
@@ -127,6 +136,13 @@ def test_shares_of_the_queries_follow_dirichlets_distribution():
     # Each share of Dirichlet(2, 2, 2, 2, 2) is Beta(2, 8).
     assert stats.kstest(shares[:, 0], stats.beta(2, 8).cdf).pvalue > 1e-3
     np.testing.assert_allclose(shares.mean(axis=0), 0.2, atol=0.01)
+
+
+def test_a_small_concentration_gives_almost_all_queries_to_one_class():
+    sampler = EpisodeSampler(np.repeat(np.arange(5), 500), Protocol(5, 1, 20, imbalance=1e-3), seed=0)
+    counts = np.array([np.bincount(e.query_labels, minlength=5) for e in sampler.draw(range(200))])
+    assert (counts.max(axis=1) >= 90).mean() > 0.95
+    assert stats.chisquare(np.bincount(counts.argmax(axis=1), minlength=5)).pvalue > 1e-3
 
 
 def test_a_class_that_cannot_give_its_share_leaves_it_to_the_others():

@@ -204,16 +204,53 @@ def test_the_worst_episode_is_found_with_what_it_missed():
         ({"heads": []}, InvalidInputError, "none given"),
         ({"heads": ["knn", "knn"]}, InvalidInputError, "twice"),
         ({"heads": {"bad": LinearProbe(C=-1)}}, InvalidInputError, "C=-1"),
-        ({"features": X[:5]}, InvalidInputError, "Got features"),
+        ({"features": X[:5]}, InvalidInputError, "5 feature vectors and 240 labels"),
         ({"features": X[0]}, InvalidInputError, "Got features"),
         ({"features": np.where(np.arange(len(X))[:, None] == 3, np.nan, X)}, InvalidInputError, "NaN"),
+        ({"features": [["a"]] * len(Y)}, InvalidInputError, "no array of real numbers"),
+        ({"features": 1e20 * X}, InvalidInputError, "1e12"),
+        ({"labels": [None, *Y[1:]]}, InvalidInputError, "1 of 240 labels are missing"),
         ({"n_episodes": 0}, InvalidInputError, "n_episodes=0"),
+        ({"n_episodes": 2.5}, InvalidInputError, "n_episodes=2.5"),
+        ({"n_jobs": 0}, InvalidInputError, "n_jobs=0"),
+        ({"imbalance": "2"}, InvalidInputError, "imbalance='2'"),
+        ({"heads": [KNeighborsClassifier(15)]}, InvalidInputError, "KNeighborsClassifier.*cannot be used"),
         ({"k_shot": 26}, DatasetError, "Every class needs 31 images"),
         ({"reference": "gda"}, UnknownNameError, "gda"),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_cannot_be_evaluated_is_refused(change, error, words):
     arguments = {"features": X, "labels": Y, "heads": ["prototypical"], "n_query": 5, "n_episodes": 3} | change
     with pytest.raises(error, match=words):
         fewshot.evaluate_features(**arguments)
+
+
+def test_features_far_from_the_origin_are_learned_from_in_float32():
+    report = fewshot.evaluate_features(
+        X + 1000, Y, heads={"raw": LinearProbe(normalize=False)}, n_way=3, k_shot=5, n_query=5, n_episodes=20
+    )
+    for index, found in enumerate(report.find("features", "raw", 5).accuracy):
+        episode = fewshot.sample_episode(Y, n_way=3, k_shot=5, n_query=5, index=index)
+        reference = LogisticRegression(tol=1e-8, max_iter=10000)
+        reference.fit(X[episode.support].astype(np.float64), episode.support_labels)
+        assert found == pytest.approx(reference.score(X[episode.query], episode.query_labels), abs=1 / 15 + 1e-6)
+
+
+def test_a_head_whose_scores_are_no_numbers_is_refused():
+    class Broken(PrototypicalHead):
+        isometric = False
+
+        def _logits(self, state, query):
+            return super()._logits(state, query) * float("nan")
+
+    with pytest.raises(InvalidInputError, match=r"broken cannot be used.*NaN"):
+        fewshot.evaluate_features(X, Y, heads={"broken": Broken()}, n_query=5, n_episodes=3)
+
+
+def test_large_episodes_are_drawn_in_parts_that_do_not_show(monkeypatch):
+    protocol = {"n_way": None, "n_query": None, "k_shot": 2}
+    whole = fewshot.evaluate_features(X, Y, heads=["prototypical"], n_episodes=12, **protocol)
+    monkeypatch.setattr("fewshot.evaluation._MAX_DRAWN", 1000)
+    parts = fewshot.evaluate_features(X, Y, heads=["prototypical"], n_episodes=12, **protocol)
+    assert parts.find("features", "prototypical", 2).accuracy == whole.find("features", "prototypical", 2).accuracy

@@ -55,6 +55,12 @@ class LinearProbe(Head):
 
     def _fit(self, support: Tensor, labels: Tensor, n_way: int) -> State:
         features = l2_normalise(support) if self.normalize else support
+        if not self.normalize or self.C > _MAX_C:
+            # float32 would be too coarse: features of any scale, or hardly a penalty.
+            features = features.double()
+        # The intercepts make up for any shift, and without one numbers stay small.
+        centre = features.mean(dim=-2, keepdim=True)
+        features = features - centre
         targets = torch.nn.functional.one_hot(labels, n_way).to(features.dtype)
         # With two classes scikit-learn penalises the one vector w = w_1 - w_2, and |w|^2 = 2 |W|^2 at the optimum.
         penalty = (2 if n_way == 2 else 1) / self.C
@@ -64,9 +70,11 @@ class LinearProbe(Head):
             # same and the problem is as wide as there are samples. One dimension more costs less than the basis.
             basis, _ = torch.linalg.qr(features.mT)
             weight, bias = _newton(features @ basis, targets, penalty)
-            return {"weight": weight @ basis.mT, "bias": bias}
-        weight, bias = _newton(features, targets, penalty)
-        return {"weight": weight, "bias": bias}
+            weight = weight @ basis.mT
+        else:
+            weight, bias = _newton(features, targets, penalty)
+        bias = bias - (weight @ centre.mT).squeeze(-1)
+        return {"weight": weight.to(support.dtype), "bias": bias.to(support.dtype)}
 
     def _logits(self, state: State, query: Tensor) -> Tensor:
         features = l2_normalise(query) if self.normalize else query
@@ -77,6 +85,7 @@ class LinearProbe(Head):
 # objective from its minimum, whatever the scale of the features. In float32 the tolerance leaves errors of less than a
 # millionth in probabilities, and below it is rounding.
 _MAX_STEPS = 100
+_MAX_C = 1e3
 _TOLERANCE = {torch.float64: 1e-18, torch.float32: 1e-10}
 # The least accuracy asked of a step; far from the optimum less is asked.
 _FINEST = {torch.float64: 1e-6, torch.float32: 0.05}
@@ -98,7 +107,7 @@ def _newton(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor,
         gradient[..., -1] -= gradient[..., -1].mean(dim=-1, keepdim=True)
         step, along = _conjugate_gradients(rows, proba, penalty, gradient, inverse)
         decrement = (gradient * step).sum(dim=(-2, -1))
-        length, moved = torch.ones_like(value), False
+        length = torch.ones_like(value)
         # Rounding of the objective itself: below it a comparison says nothing, and the full step is right.
         noise = 64 * torch.finfo(value.dtype).eps * value.abs()
         for _ in range(40):
@@ -106,16 +115,18 @@ def _newton(features: Tensor, targets: Tensor, strength: float) -> tuple[Tensor,
             t = length[..., None, None]
             candidate = parameters - t * step, scores - t * along
             reached, there = _objective(candidate[1], truth, candidate[0], penalty)
-            too_far = reached > value - 1e-4 * length * decrement + noise
-            if not bool(too_far.any()):
-                parameters, scores, value, proba, moved = *candidate, reached, there, True
+            taken = reached <= value - 1e-4 * length * decrement + noise
+            if bool(taken.all()):
                 break
-            length = torch.where(too_far, length / 2, length)
-        # Nothing can improve at this precision, or the last step was within it.
-        if not moved or bool((decrement <= _TOLERANCE[rows.dtype] * value.clamp_min(1)).all()):
+            length = torch.where(taken, length, length / 2)
+        keep = taken[..., None, None]
+        parameters, scores = torch.where(keep, candidate[0], parameters), torch.where(keep, candidate[1], scores)
+        value, proba = torch.where(taken, reached, value), torch.where(keep, there, proba)
+        # The last step was within the precision wanted, or no step improves at this precision.
+        if bool(((decrement <= _TOLERANCE[rows.dtype] * value.clamp_min(1)) | ~taken).all()):
             break
     # Without a penalty to speak of, rounding can keep the decrement above the tolerance for ever, harmlessly.
-    if bool((decrement > 1e-8 * value.clamp_min(1)).any()):
+    if not bool((decrement <= 1e-8 * value.clamp_min(1)).all()):
         warnings.warn(
             f"The linear probe did not converge in {_MAX_STEPS} Newton steps; lower C.",
             RuntimeWarning,

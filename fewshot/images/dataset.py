@@ -265,6 +265,28 @@ def is_missing(label: object) -> bool:
     )
 
 
+def as_labels(y: Any) -> NDArray[Any]:
+    """Turn labels into an array, refusing those that numpy would silently turn into others: None, NaN, mixed kinds.
+
+    Raises:
+        InvalidInputError: such labels, or not one for each image.
+    """
+    try:
+        written = list(y)
+    except TypeError:
+        raise InvalidInputError(f"y={y!r}: give one label for each image, in a list.") from None
+    missing = [i for i, label in enumerate(written) if is_missing(label)]
+    if missing:
+        raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
+    strings = sum(isinstance(label, str) for label in written)
+    if 0 < strings < len(written):
+        raise InvalidInputError("Labels are partly strings and partly not; make them all strings: list(map(str, y)).")
+    labels = np.asarray(y if isinstance(y, np.ndarray) or hasattr(y, "__array__") else written)
+    if labels.ndim != 1:
+        raise InvalidInputError(f"labels of shape {labels.shape}: give one label for each image.")
+    return labels
+
+
 def normalise_label(label: object) -> str:
     """Turn a label into the string it is compared by: 1 and "1", "é" in one or two code points, are the same."""
     if isinstance(label, (float, np.floating)) and float(label).is_integer():

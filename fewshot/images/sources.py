@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -123,6 +123,24 @@ def dataset_name(spec: DatasetSpec) -> str:
         return rest
     path = Path(os.path.abspath(rest if colon and prefix == "leaves" else spec))
     return path.stem if path.suffix.lower() == ".csv" else path.name or str(path)
+
+
+def name_datasets(specs: Sequence[DatasetSpec]) -> list[str]:
+    """Name several data sets, all differently: by the last part of a path, and by as many as are needed.
+
+    Example:
+        >>> name_datasets(["a/pets", "b/pets", "fruits", "c/train"])
+        ['a/pets', 'b/pets', 'fruits', 'c/train']
+    """
+    names = [dataset_name(spec) for spec in specs]
+    paths = [None if isinstance(spec, ImageDataset) else Path(os.path.abspath(os.fspath(spec))) for spec in specs]
+    for depth in range(2, 6):
+        repeated = {name for name in names if names.count(name) > 1 or name in ("train", "test")}
+        for i, path in enumerate(paths):
+            if names[i] in repeated and path is not None:
+                names[i] = "/".join(path.parts[-depth:])
+    # The same data set twice, or data sets in memory.
+    return [f"{name} {names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def data_folder() -> Path:

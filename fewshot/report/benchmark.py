@@ -394,7 +394,8 @@ class BenchmarkReport:
         common = sorted(set.intersection(*(mine.keys() & theirs.keys() for mine, theirs in both))) if both else []
         if not common:
             return None
-        return np.mean([[mine[i] - theirs[i] for i in common] for mine, theirs in both], axis=0, dtype=np.float64)
+        differences = np.array([[mine[i] - theirs[i] for i in common] for mine, theirs in both], dtype=np.float64)
+        return np.asarray(differences.mean(axis=0))
 
     def _by_episode(self, dataset: str, strategy: str, k_shot: int | str) -> dict[int, float]:
         """Accuracies by index of the episode; none where this combination was not run."""

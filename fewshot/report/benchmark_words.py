@@ -223,10 +223,10 @@ def ranks_note(findings: Findings, k_shot: str) -> str:
     """Give the test of ranks."""
     ranks = findings.ranks[k_shot]
     sets = findings.sets(k_shot)
-    over = f"Over {listed(sets)}. " if len(sets) < len(findings.datasets) else ""
+    over = f"Ranks over {listed(sets)}. " if len(sets) < len(findings.datasets) else ""
     if any(name in ranks.names for name in findings.thin(k_shot)):
         shared = [len(findings.report.shared_episodes(one, ranks.names, k_shot)) for one in sets]
-        over += f"On the {_from_to(min(shared), max(shared))} episodes of each data set that all of them ran on. "
+        over += f"By means over the {_from_to(min(shared), max(shared))} episodes of a data set that all ranked share. "
     return (
         f"{over}Friedman's test that all are equal: p {equation(ranks.p_value)}. "
         f"Critical difference (Nemenyi, 5 %): {ranks.critical_difference:.2f}."
