@@ -15,11 +15,24 @@ from fewshot.errors import InvalidInputError
 from fewshot.report import ImageInfo, StrategyInfo
 from fewshot.report.benchmark import BenchmarkReport, DatasetInfo, EpisodeExample, Series
 from fewshot.report.benchmark_findings import Findings, bounded
-from fewshot.report.benchmark_html import MOST_EMBEDDED, PER_EPISODE, embedded_json
-from fewshot.report.benchmark_words import headline, per_class, show_mean, show_p, show_test, show_time
+from fewshot.report.benchmark_html import MOST_EMBEDDED, PER_EPISODE, embedded_json, results
+from fewshot.report.benchmark_words import (
+    caption,
+    headline,
+    mean_title,
+    per_class,
+    ranks_note,
+    show_mean,
+    show_p,
+    show_test,
+    show_time,
+)
 from fewshot.report.markdown import points
 from fewshot.report.model import percent
 from fewshot.report.svg.base import fit, spread, width_of
+from fewshot.report.svg.cost import cost_accuracy
+from fewshot.report.svg.heat import heat_map
+from fewshot.significance import WinTieLoss, stratified_test
 from fewshot.stats import Interval
 
 SKILL = {"simple-cnn": 0.3, "prototypical": 0.6, "linear-probe": 0.62, "fine-tune": 0.66, "laplacian-shot": 0.7}
@@ -109,6 +122,29 @@ def uneven(report):
     )
 
 
+def lacking(report, *datasets, k_shot="20"):
+    """Leave a number of shots out on some data sets, as settings of one data set do."""
+    left_out = datasets or ("birds",)
+    return replace(
+        report, series=tuple(one for one in report.series if one.k_shot != k_shot or one.dataset not in left_out)
+    )
+
+
+def lucky(sets=SETS, shots=("5",)):
+    """Give the trained strategy few episodes, easy ones, on which it is the second of three."""
+    hard, easy = [0.2] * 32, [0.9] * 8
+    levels = {"fine-tune": easy, "prototypical": [0.91] * 8 + hard, "linear-probe": [0.8] * 8 + [0.21] * 32}
+    report = make_report(sets, shots, tuple(levels))
+
+    def change(one):
+        values = levels[one.strategy]
+        n, noise = len(values), np.random.default_rng(len(one.dataset)).normal(0, 0.002, 40)
+        rest = {name: getattr(one, name)[:n] for name in PER_EPISODE if name != "accuracy"}
+        return replace(one, accuracy=tuple((np.array(values) + noise[:n]).tolist()), **rest)
+
+    return replace(report, series=tuple(map(change, report.series)))
+
+
 MANY = tuple(f"{LONG} {i} ü🍎" for i in range(20))
 CASES = {
     "usual": lambda: make_report(examples=[make_example(), make_example("slowest", pictures=False)]),
@@ -119,6 +155,8 @@ CASES = {
     "one episode": lambda: make_report(n=1),
     "two data sets, two strategies": lambda: make_report(("fruits", "flowers"), ("1-10",), ("a", "b")),
     "uneven": lambda: uneven(make_report()),
+    "birds without 20": lambda: lacking(make_report()),
+    "only fruits with 20": lambda: lacking(uneven(make_report()), "flowers", "birds"),
     "missing": lambda: make_report(
         missing={("fruits", "fine-tune", "1"), *(("birds", "prototypical", k) for k in SHOTS)}
         | {("birds", name, "20") for name in SKILL}
@@ -473,3 +511,202 @@ def test_names_fit_their_room_and_labels_are_pushed_apart():
     found = spread([10, 11, 12, 90], 14, 0, 60)
     assert all(b - a >= 14 for a, b in pairwise(found))
     assert max(found) <= 60
+
+
+# --- few episodes beside many
+
+
+def test_shots_of_an_episode_count_once():
+    report = make_report(n=30)
+    copies = replace(
+        report,
+        series=tuple(replace(report.find(one.dataset, one.strategy, "1"), k_shot=one.k_shot) for one in report.series),
+    )
+    # The same queries thrice are no more evidence than once.
+    once, thrice = copies.compare("fine-tune", "prototypical", 1), copies.compare("fine-tune", "prototypical")
+    assert thrice.n == once.n == 3 * 30
+    assert thrice.p_value == pytest.approx(once.p_value)
+    assert thrice.difference == pytest.approx(once.difference)
+
+
+def test_over_shots_the_shared_episodes_are_averaged_first():
+    report = lacking(uneven(make_report()))
+    values = []
+    for dataset in SETS:
+        shots = SHOTS[:2] if dataset == "birds" else SHOTS
+        pairs = [[report.find(dataset, name, k).accuracy[:8] for name in ("fine-tune", "prototypical")] for k in shots]
+        values.append(np.mean([np.subtract(*pair) for pair in pairs], axis=0))
+    found = report.compare("fine-tune", "prototypical")
+    expected = stratified_test(values)
+    assert found.difference == pytest.approx(tuple(expected.difference))
+    assert found.p_value == pytest.approx(expected.p_value)
+    assert found.n == 3 * 8
+    with pytest.raises(InvalidInputError, match="no episodes in common at 20 shots"):
+        lacking(report, *SETS).compare("fine-tune", "prototypical", 20)
+    with pytest.raises(InvalidInputError, match=r"no episodes in common\.$"):
+        replace(report, series=()).compare("fine-tune", "prototypical")
+
+
+def test_shots_do_not_feign_differences():
+    rng, found = np.random.default_rng(0), []
+    base = make_report(("fruits",), tuple("12345"), ("a", "b"), n=20)
+    for _ in range(200):
+        drawn = {name: rng.normal(0.5, 0.1, 20) for name in "ab"}
+        series = tuple(
+            replace(one, accuracy=tuple((drawn[one.strategy] + rng.normal(0, 0.02, 20)).tolist()))
+            for one in base.series
+        )
+        found.append(replace(base, series=series).compare("a", "b").p_value < 0.05)
+    assert np.mean(found) < 0.1
+
+
+def test_few_easy_episodes_win_nothing():
+    report = lucky()
+    findings = Findings(report)
+    assert findings.overall["fine-tune", "5"].value > findings.overall["prototypical", "5"].value
+    assert findings.order("5") == ["prototypical", "linear-probe"]
+    assert [findings.best_on(dataset, "5") for dataset in SETS] == ["prototypical"] * 3
+    assert report.ranks(5).names == ("prototypical", "fine-tune", "linear-probe")
+    assert "By means over the 8 episodes of a data set that all ranked share." in ranks_note(findings, "5")
+    said = headline(findings)
+    assert said[0].startswith("With 5 training images per class, prototypical")
+    assert "fine-tune ran on 8 of the 40 episodes and takes no part in this; see the paired differences." in said
+    grid = results(findings, "5")
+    assert [info.name for info, cells in grid.lines if any(top for _, top in cells)] == ["prototypical"]
+    assert {info.name: [shown for shown, _ in cells] for info, cells in grid.lines}["fine-tune"].count("8") == 1
+
+
+def test_pictures_mark_no_few_easy_episodes():
+    report = lucky()
+    findings = Findings(report)
+    cost, heat = str(cost_accuracy(findings, "5")), str(heat_map(findings, "5"))
+    # One step, of prototypical alone: a corner and an end.
+    assert len(re.search(r'<polyline points="([^"]*)"', cost)[1].split()) == 2
+    assert re.search(r"fine-tune: [^;]* s, [^;]* % \(n = 8\)", cost)
+    assert "mean: prototypical" in heat
+    assert "mean: fine-tune" not in heat
+    assert "Bold is the highest of a column, of those with the full number of episodes." in Page(report.to_html()).text
+    assert "Bold is the highest of a column." in Page(make_report().to_html()).text
+
+
+def test_the_terminal_tells_few_episodes_by_their_number(capsys, monkeypatch):
+    from fewshot import console
+
+    monkeypatch.setattr(console.out, "width", 80)
+    console.print_benchmark(lucky(shots=SHOTS))
+    printed = capsys.readouterr().out
+    assert printed.count("fine-tune (n = 8)") == len(SETS) + 1
+    assert re.search(r"k = 1\b.*k = 5\b.*k = 20\b", printed)
+    assert "takes no part in this" in re.sub(r"\s+", " ", printed)
+
+
+def test_only_strategies_with_few_episodes_leave_none_to_be_best():
+    full = [("fruits", name, "5") for name in ("prototypical", "linear-probe")]
+    report = lucky()
+    report = replace(
+        report, series=tuple(one for one in report.series if (one.dataset, one.strategy, one.k_shot) not in full)
+    )
+    # On fruits the few episodes are all there are, elsewhere they are not.
+    said = headline(Findings(report))
+    assert said[0] == "No strategy was run on all episodes of all data sets, so none can be called best overall."
+    assert "fine-tune ran on 8 of the" in said[1]
+
+
+# --- numbers of shots that some data sets lack
+
+
+def test_means_are_over_the_data_sets_that_have_the_shots():
+    report = lacking(make_report())
+    assert report.datasets_at(20) == ("fruits", "flowers")
+    assert report.datasets_at(1) == SETS
+    for name in SKILL:
+        means = [report.accuracy(dataset, name, 20).value for dataset in ("fruits", "flowers")]
+        assert report.overall(name, 20).value == pytest.approx(np.mean(means))
+        assert report.across_datasets(name, 20).value == pytest.approx(np.mean(means))
+    assert report.ranks(20).n_sets == 2
+    assert report.ranks(1).n_sets == 3
+    counts = report.win_tie_loss("fine-tune", "prototypical", 20)
+    assert isinstance(counts, WinTieLoss)
+    assert sum(counts) == 2
+    # Of those that have it, a strategy must have all.
+    less = replace(
+        report, series=tuple(one for one in report.series if (one.dataset, one.strategy) != ("fruits", "fine-tune"))
+    )
+    assert less.overall("fine-tune", 20) is None
+    assert less.overall("prototypical", 20) is not None
+    alone = lacking(make_report(), "birds", "flowers")
+    assert alone.overall("fine-tune", 20) == pytest.approx(alone.accuracy("fruits", "fine-tune", 20))
+    assert alone.across_datasets("fine-tune", 20) is None
+    assert alone.ranks(20) is None
+    assert lacking(make_report(), *SETS).overall("fine-tune", 20) is None
+
+
+def test_the_report_says_which_data_sets_have_the_shots(capsys, monkeypatch):
+    from fewshot import console
+
+    report = lacking(make_report())
+    findings = Findings(report)
+    note = "Of the 3 data sets, only fruits and flowers were measured with 20 training images per class"
+    assert note in caption(findings, "20")
+    assert "Of the" not in caption(findings, "5")
+    assert note in Page(report.to_html()).text
+    assert note in report.to_markdown()
+    assert ranks_note(findings, "20").startswith("Ranks over fruits and flowers.")
+    assert "on average over 2 of 3 data sets" in " ".join(headline(findings))
+    assert "over 2 of 3" not in " ".join(headline(Findings(make_report())))
+    title = "Mean of 3 data sets; with 20: fruits and flowers only"
+    assert mean_title(findings, SHOTS) == title
+    assert mean_title(findings, ("1",)) == "Mean of 3 data sets"
+    monkeypatch.setattr(console.out, "width", 80)
+    console.print_benchmark(report)
+    assert title in capsys.readouterr().out
+    assert title in Page(report.to_html()).text
+    assert "birds" not in str(heat_map(findings, "20"))
+
+
+# --- progress
+
+
+def watched(monkeypatch, events, **options):
+    """Send (seconds, done, total) to a watcher."""
+    from fewshot import console
+    from fewshot.cells import Event
+
+    now = [100.0]
+    monkeypatch.setattr(console.err, "get_time", lambda: now[0])
+    with console.Watcher(**options) as watcher:
+        for seconds, done, total in events:
+            now[0] = 100.0 + seconds
+            watcher(Event("progress", "episodes", done, total))
+
+
+def test_off_a_terminal_progress_is_a_line_at_times(monkeypatch, capsys):
+    watched(monkeypatch, [(second, 10 * second, 600) for second in range(1, 61)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "episodes  150/600, 10/s, 0:00:45 left"
+    watched(monkeypatch, [(20, 1, 4), (60, 2, 4)])
+    assert capsys.readouterr().err.splitlines()[-1] == "episodes  2/4, 40.0 s each, 0:01:20 left"
+    watched(monkeypatch, [(60, 1, 4), (90, 2, 4)], quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_bars_show_the_rate(monkeypatch):
+    from rich.console import Console
+
+    from fewshot import console
+
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=shown, force_terminal=True, width=100))
+    watched(monkeypatch, [(1, 100, 900), (21, 300, 900), (31, 400, 900)])
+    assert "10/s" in shown.getvalue()
+    assert "left" not in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("speed", "shown"), [(123.4, "123/s"), (1.0, "1/s"), (0.8, "1.2 s each"), (0.01, "100.0 s each")]
+)
+def test_rates_below_one_are_times(speed, shown):
+    from fewshot.console import _rate
+
+    assert _rate(speed) == shown

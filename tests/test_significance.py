@@ -167,6 +167,17 @@ def test_friedman_is_scipys(decimals, n_methods):
     assert friedman(table) == pytest.approx(tuple(stats.friedmanchisquare(*table.T)))
 
 
+def test_rounding_breaks_no_ties():
+    # Means of values rounded to six digits, on either side of where they would be rounded again.
+    nearly = [[0.5 + 4e-7, 0.5 - 4e-7, 0.9, 0.1], [0.123455 + 6e-7, 0.123455 - 6e-7, 0.9, 0.1]]
+    np.testing.assert_allclose(mean_ranks(nearly), [2.5, 2.5, 1, 4])
+    equal = [[round(value, 3) for value in row] for row in nearly]
+    assert friedman(nearly) == friedman(equal)
+    assert friedman(np.array(nearly)[:, :2]).p_value == 1
+    # One query in 45 000 is a difference.
+    np.testing.assert_allclose(mean_ranks([[0.5, 0.5 + 1 / 45_000]]), [2, 1])
+
+
 def test_two_methods_are_compared_by_the_sign_test():
     table = np.array([[0.9, 0.8]] * 7 + [[0.5, 0.6]] + [[0.5, 0.5]] * 3)
     assert friedman(table) == (7, pytest.approx(stats.binomtest(7, 8).pvalue))
