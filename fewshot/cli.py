@@ -52,9 +52,6 @@ def main() -> None:
         say(f"Error: {error}")
         raise SystemExit(2 if isinstance(error, (UnknownNameError, InvalidInputError)) else 1) from None
     except KeyboardInterrupt:
-        from fewshot.console import say
-
-        say("Interrupted. Features and finished cells are kept; a benchmark goes on with --resume.")
         raise SystemExit(130) from None
 
 
@@ -178,7 +175,9 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="Folder that a suite's {data} stands for.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="One more data set; can be given several times.")] = None,
     ways: Annotated[str | None, typer.Option(help="Classes per episode: 5, 2-10 or all. By default 5.")] = None,
-    shots: Annotated[str | None, typer.Option(help="Support images per class: 1,5,10 or 1-10. By default 1,5.")] = None,
+    shots: Annotated[
+        str | None, typer.Option(help="Training images per class: 1,5,10; or 1-10. By default 1,5.")
+    ] = None,
     queries: Annotated[str | None, typer.Option(help="Queries per class: 15, or all others. By default 15.")] = None,
     imbalance: Annotated[
         float | None, typer.Option(help="Draw the classes' shares of the queries from Dirichlet(this).")
@@ -231,17 +230,24 @@ def bench(
     chosen = suite_from_options(suite, data, [*(datasets or []), *(dataset or [])], options)
     from fewshot.console import Watcher, print_benchmark, print_json, say
 
-    with Watcher(quiet=json) as watcher:
-        report = run_suite(
-            chosen,
-            engine=engine,
-            n_jobs=jobs,
-            address=address,
-            resume=resume,
-            strict=strict,
-            cache=not no_cache,
-            on_event=watcher,
+    try:
+        with Watcher(quiet=json) as watcher:
+            report = run_suite(
+                chosen,
+                engine=engine,
+                n_jobs=jobs,
+                address=address,
+                resume=resume,
+                strict=strict,
+                cache=not no_cache,
+                on_event=watcher,
+            )
+    except KeyboardInterrupt:
+        say(
+            f"Interrupted. Finished cells are kept in {chosen.out}: see them with `fewshot report {chosen.out}`, go on "
+            "with the same command and --resume. Features are kept, too."
         )
+        raise typer.Exit(130) from None
     if json:
         print_json(report.to_dict())
         return

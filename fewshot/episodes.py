@@ -349,9 +349,9 @@ class EpisodeSampler:
         _, ways = self._ways()
         n_classes = len(self.class_names)
         if n_classes < max(2, ways):
+            shown = ", ".join(map(str, self.class_names[:10])) + (", ..." if n_classes > 10 else "")
             raise DatasetError(
-                f"Episodes need {max(2, ways)} classes; the data has {n_classes} "
-                f"({', '.join(map(str, self.class_names[:10]))}{', ...' if n_classes > 10 else ''}). Lower n_way."
+                f"Episodes need {max(2, ways)} classes; the data has {n_classes} ({shown}). Lower n_way (--ways)."
             )
         _, shots = self._shots()
         queries = 1 if self.protocol.n_query is None else self.protocol.n_query
@@ -367,8 +367,8 @@ class EpisodeSampler:
             shown = ", ".join(f"{self.class_names[c]} ({sizes[c]})" for c in short[:10])
             more = f" and {len(short) - 10} more" if len(short) > 10 else ""
             raise DatasetError(
-                f"Every class needs {needed} images ({what}); too few have: {shown}{more}. Lower k_shot or n_query, "
-                "or leave these classes out."
+                f"Every class needs {needed} images ({what}); too few have: {shown}{more}. Lower k_shot (--shots) "
+                "or n_query (--queries), or take these classes out."
             )
 
 

@@ -146,7 +146,9 @@ def read_journal(path: str | os.PathLike[str]) -> tuple[Record, dict[str, Record
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
-        raise JournalError(f"No journal at {path}: {error.strerror}.") from None
+        raise JournalError(
+            f"No journal at {path} ({error.strerror}). Give the folder that `fewshot bench --out` wrote."
+        ) from None
     header = _parsed(lines[0])
     if header is None or header.get("journal") != JOURNAL_SCHEMA:
         version = None if header is None else header.get("journal")

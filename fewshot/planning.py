@@ -264,7 +264,7 @@ def _open_list(strategies: Any) -> bool:
 def _listed(strategies: Any) -> list[Any]:
     if strategies is None:
         return ["default"]
-    if isinstance(strategies, (str, Strategy)):
+    if isinstance(strategies, (str, Strategy)) or hasattr(strategies, "fit"):
         return [strategies]
     if not isinstance(strategies, Iterable):
         raise InvalidInputError(

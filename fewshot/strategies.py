@@ -77,7 +77,7 @@ def list_strategies() -> list[str]:
 def make_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[Strategy]:
     """Resolve names and strategies; ``None`` or ``"all"`` means every built-in one.
 
-    A head's name is a strategy, too: that head on the images as they are.
+    A head's name, a head or a scikit-learn classifier is a strategy, too: on the images as they are.
 
     Raises:
         UnknownNameError: no strategy has this name; the message lists the closest.
@@ -95,8 +95,10 @@ def make_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[S
             chosen.append(STRATEGIES[item])
         elif item in HEADS:
             chosen.append(Strategy(item, item, None, HEADS.describe(item)))
+        elif not isinstance(item, str) and hasattr(item, "fit"):
+            chosen.append(Strategy(repr(item), item))
         else:
-            raise unknown_name("strategy", item, [*STRATEGIES, *HEADS])
+            raise unknown_name("strategy", item, {"all", *STRATEGIES, *HEADS})
     names = [strategy.name for strategy in chosen]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if not chosen or repeated:

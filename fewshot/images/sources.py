@@ -15,7 +15,7 @@ import inspect
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -76,7 +76,7 @@ def load_dataset(spec: DatasetSpec) -> ImageDataset:
         return ImageDataset.from_csv(rest)
     if kind == "folder":
         parts = _split_folders(Path(rest))
-        return _join(_from_folders(parts)) if parts else ImageDataset.from_folder(rest)
+        return _join(_from_folders(parts)) if parts else _with_hint(ImageDataset.from_folder(rest), Path(rest))
     if kind == "fruits":
         return _join(_fruits(), once=True)
     return _join(_from_torchvision(rest))
@@ -193,6 +193,15 @@ def _from_leaves(folder: Path) -> ImageDataset:
         tuple(name for name in names for _ in by_class[name]),
         notes=notes,
     )
+
+
+def _with_hint(dataset: ImageDataset, folder: Path) -> ImageDataset:
+    """Note where the classes hold nothing but folders: they may be one level too high."""
+    classes = [folder / name for name in dataset.class_names if (folder / name).is_dir()]
+    if not classes or any(path.is_file() for one in classes for path in one.iterdir()):
+        return dataset
+    hint = f"The classes of {folder} hold folders only; leaves:{folder} takes each of these for a class."
+    return replace(dataset, notes=(*dataset.notes, hint))
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
