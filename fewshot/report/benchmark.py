@@ -233,8 +233,21 @@ class BenchmarkReport:
         return replace(self, notes=(*self.notes, *notes))
 
     def find(self, dataset: str, strategy: str, k_shot: int | str) -> Series | None:
-        """Look up results; ``None`` where this combination was not run."""
-        return self._by_key.get((dataset, strategy, str(k_shot)))
+        """Look up results; ``None`` where this combination was not run.
+
+        Raises:
+            UnknownNameError: no such data set, strategy or number of shots in this report.
+        """
+        found = self._by_key.get((dataset, strategy, str(k_shot)))
+        if found is None:
+            self._check(strategy)
+            for kind, name, known in (
+                ("data set", dataset, [one.name for one in self.datasets]),
+                ("number of shots", str(k_shot), self.shots),
+            ):
+                if name not in known:
+                    raise unknown_name(kind, name, known)
+        return found
 
     def accuracy(self, dataset: str, strategy: str, k_shot: int | str) -> Interval | None:
         """Mean accuracy over episodes with its interval; ``None`` where it was not run."""
