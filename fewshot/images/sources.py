@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,9 @@ _SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid", "validation")
 _GIVEN = ("root", "split", "train", "download")
 
 
+_READING = threading.Lock()
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class IndexedImage:
     """An image of a map-style data set, read when it is asked for: only its number is kept.
@@ -51,7 +55,9 @@ class IndexedImage:
 
     def load(self) -> ImageLike:
         """Read the image, as the data set gives it."""
-        image: ImageLike = self.dataset[self.index][0]
+        # One at a time: data sets need not be safe for threads (torchvision's FakeData draws from torch's generator).
+        with _READING:
+            image: ImageLike = self.dataset[self.index][0]
         return image
 
 
