@@ -144,6 +144,7 @@ def benchmark(
         with _journal(out, header, resume) as (records, keep):
             progress, costs = _Progress(plan, records, on_event), Costs()
             for planned in plan.tasks:
+                costs.recall(planned, records)
                 missing = [cell for cell in planned.cells if cell.id not in records]
                 if missing:
                     task = make_task(planned, settings, costs, cache=cache, on_event=on_event)
@@ -353,7 +354,14 @@ class Costs:
     def add(self, planned: PlannedTask, seconds: float) -> None:
         """Share out the time of an extraction among the networks that were run."""
         fresh = [key for key in self._keys(planned) if key not in self._seconds]
+        # The same network twice, under two names, costs once.
         self._seconds |= {key: seconds / len(fresh) for key in fresh}
+
+    def recall(self, planned: PlannedTask, records: Mapping[str, Record]) -> None:
+        """Take over what an interrupted run has noted."""
+        found = [records[cell.id]["seconds"]["extract"] for cell in planned.cells if cell.id in records]
+        if found and not planned.trains and len(self._keys(planned)) == 1:
+            self.add(planned, max(found))
 
     def of(self, planned: PlannedTask) -> float:
         """Seconds that the features of a task cost, whenever in this run they were computed."""

@@ -243,10 +243,13 @@ def bench(
                 on_event=watcher,
             )
     except KeyboardInterrupt:
-        say(
-            f"Interrupted. Finished cells are kept in {chosen.out}: see them with `fewshot report {chosen.out}`, go on "
-            "with the same command and --resume. Features are kept, too."
-        )
+        kept = " Features that were extracted are kept."
+        if (Path(chosen.out) / "journal.jsonl").exists():
+            kept = (
+                f" Finished cells are kept in {chosen.out}: see them with `fewshot report {chosen.out}`, go on with "
+                "the same command and --resume."
+            )
+        say(f"Interrupted.{kept}")
         raise typer.Exit(130) from None
     if json:
         print_json(report.to_dict())

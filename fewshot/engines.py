@@ -7,6 +7,7 @@ this machine. A worker of the latter two keeps the features or the backbone of i
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import os
 import tempfile
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from typing import Any, Protocol
 
+import cloudpickle
 import joblib
 import numpy as np
 
@@ -93,29 +95,56 @@ class LocalEngine:
 
 
 class JoblibEngine:
-    """Cells in processes on this machine; large arrays are shared through memory maps."""
+    """Cells in processes on this machine; features are shared through a memory map."""
 
     def __init__(self, n_jobs: int) -> None:
-        self._parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+        self.n_jobs = n_jobs
 
     def run(self, task: Task, cells: Sequence[Cell]) -> Iterator[Record]:
         """See :class:`Engine`."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        try:
-            with tempfile.TemporaryDirectory(prefix="fewshot-") as folder:
-                # Written once and mapped by every worker; sending it with each cell would cost more than the cell.
-                path = os.path.join(folder, "task")
-                joblib.dump(task, path)
-                yield from self._parallel(joblib.delayed(_run_written)(path, task.key, cell) for cell in cells)
-        except TerminatedWorkerError:
-            raise EngineError(
-                "A worker process was killed, perhaps for want of memory. What was finished is kept where a folder was "
-                "given: go on with --resume (resume=True), with fewer --jobs if memory is short."
-            ) from None
+        parallel = joblib.Parallel(n_jobs=self.n_jobs, return_as="generator_unordered")
+        with tempfile.TemporaryDirectory(prefix="fewshot-", ignore_cleanup_errors=True) as folder:
+            path = os.path.join(folder, "task")
+            _write_task(task, path)
+            try:
+                yield from parallel(joblib.delayed(_run_written)(path, task.key, cell) for cell in cells)
+            except TerminatedWorkerError:
+                raise EngineError(
+                    "A worker process was killed, perhaps for want of memory. What was finished is kept where a folder "
+                    "was given: go on with --resume (resume=True), with fewer --jobs if memory is short."
+                ) from None
 
     def close(self) -> None:
         """See :class:`Engine`."""
+
+
+def _write_task(task: Task, path: str) -> None:
+    """Write a task once for all workers; sending it with each cell would cost more than the cell."""
+    bare = copy.copy(task)
+    features = getattr(task, "features", None)
+    if features is not None:
+        bare.features = None  # type: ignore[attr-defined]
+    try:
+        # Classifiers of a script or a notebook are in no module that a worker could import.
+        joblib.dump((cloudpickle.dumps(bare), features), path)
+    except OSError as error:
+        raise EngineError(f"{path} cannot be written: {error.strerror}. Set TMPDIR to a folder with room.") from error
+
+
+def _read_task(path: str) -> Task:
+    # Copy on write: torch wants arrays that can be written.
+    blob, features = joblib.load(path, mmap_mode="c")
+    task: Task = cloudpickle.loads(blob)
+    if features is not None:
+        task.features = features  # type: ignore[attr-defined]
+    return task
+
+
+def _run_written(path: str, key: str, cell: Cell) -> Record:
+    """Run a cell of a task that lies in a file."""
+    return run_cell(lambda: _read_task(path), key, cell)
 
 
 class RayEngine:
@@ -137,11 +166,16 @@ class RayEngine:
                 raise EngineError(
                     f"Ray could not be started at {address or 'this machine'}: {_first(error)}"
                 ) from error
-        # An actor beyond the cluster's processors would wait for ever, and its cell with it.
-        n_workers = max(1, min(n_jobs, int(ray.cluster_resources().get("CPU", 1))))
-        # A cell that kills its worker time after time is not tried for ever.
-        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3)(_Worker)
-        self._workers = [worker.remote() for _ in range(n_workers)]
+        try:
+            # An actor beyond the free processors would wait for ever, and its cell with it.
+            n_workers = max(1, min(n_jobs, int(ray.available_resources().get("CPU", 1))))
+            # A cell that kills its worker time after time is not tried for ever.
+            worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3)(_Worker)
+            self._workers = [worker.remote() for _ in range(n_workers)]
+        except BaseException:
+            if self._started:
+                ray.shutdown()
+            raise
 
     def run(self, task: Task, cells: Sequence[Cell]) -> Iterator[Record]:
         """See :class:`Engine`."""
@@ -177,11 +211,6 @@ class RayEngine:
                 self._ray.kill(worker)
         if self._started:
             self._ray.shutdown()
-
-
-def _run_written(path: str, key: str, cell: Cell) -> Record:
-    """Run a cell of a task that lies in a file."""
-    return run_cell(lambda: joblib.load(path, mmap_mode="r"), key, cell)
 
 
 def _first(error: BaseException) -> str:

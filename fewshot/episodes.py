@@ -66,7 +66,7 @@ class Protocol:
         imbalance: concentration of the Dirichlet distribution that the classes' shares of the queries are drawn from
             (``n_query`` is then their mean number per class; 2 is the usual choice, from Olivier Veilleux et al.,
             "Realistic evaluation of transductive few-shot learning", 2021, arXiv:2204.11181); ``None`` for equal
-            shares.
+            shares. No class gives more than half of its images.
     """
 
     n_way: int | tuple[int, int] | None = 5
@@ -292,6 +292,10 @@ class EpisodeSampler:
         taking_part = np.arange(classes.shape[1]) < ways[:, None]
         share_keys = keys[:, None] ^ mix(classes.astype(np.uint64) * STEP + _QUERIES)
         shares = _dirichlet(share_keys, self.protocol.imbalance, taking_part)
+        # At most half of a class, whatever is left of it: the queries, and support that is nested, must not depend on
+        # the number of shots. Where even that is more than is left, every class gives its equal share at most.
+        half = np.maximum(self.protocol.n_query, self._sizes[-1][classes] // 2)
+        room = np.where(half <= room, half, self.protocol.n_query)
         return shots, rounded(shares, self.protocol.n_query * ways, np.where(taking_part, room, 0))
 
     def _positions(
@@ -302,12 +306,6 @@ class EpisodeSampler:
             support = self._shuffled_members(0, class_keys, classes, int(shots.max()))
             query_keys = mix(class_keys + STEP)
             return support, self._shuffled_members(1, query_keys, classes, int(queries.max()))
-        if self.protocol.imbalance is not None:
-            # Support from the end of each class's shuffle: nested whatever the numbers of queries are.
-            sizes = self._sizes[0][classes]
-            order = self._shuffled_members(0, class_keys, classes, int(sizes.max()))
-            last = np.maximum(sizes[:, :, None] - 1 - np.arange(int(shots.max())), 0)
-            return np.take_along_axis(order, last, axis=2), order
         # Where the number of queries does not depend on the shots, they come first: then they are the same at all.
         leading = queries if self.protocol.n_query is not None else shots
         order = self._shuffled_members(0, class_keys, classes, int((shots + queries).max()))

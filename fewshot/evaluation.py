@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewshot.classifier import answers, fit_on_views
 from fewshot.episodes import EpisodeBatch, EpisodeSampler
-from fewshot.errors import InvalidInputError
+from fewshot.errors import FewshotError, InvalidInputError
 from fewshot.gram import EpisodeSpace
 from fewshot.heads import make_head
 from fewshot.heads.base import Head, TransductiveHead
@@ -71,7 +71,7 @@ class Scores:
             predict_seconds: of all b.
         """
         if not bool(logits.isfinite().all()):
-            raise InvalidInputError("gave scores that are NaN or infinite, so its answers mean nothing")
+            raise FloatingPointError("its scores are NaN or infinite, so that its answers mean nothing")
         truth = torch.from_numpy(np.array(batch.query_labels))
         found = episode_metrics(logits, truth.to(logits.device))
         self.episodes += batch.indices.tolist()
@@ -206,7 +206,7 @@ class FeatureTask:
         """Run heads that want the same form on episodes of equal shape; each took ``drawn`` seconds to draw."""
         if form == "estimator":
             for name, head in heads.items():
-                with _named(name):
+                with named_errors(name):
                     scores[name].add(batch, *self._one_by_one(head, batch, seed))
             return
         start = time.perf_counter()
@@ -217,7 +217,7 @@ class FeatureTask:
         classes = torch.from_numpy(labels).to(self.space.device)
         for name, head in heads.items():
             start = fitted = time.perf_counter()
-            with _named(name):
+            with named_errors(name):
                 if form in _MEANS:
                     logits = head._logits_of_means(*moved).to(self.space.dtype).mT
                 else:
@@ -287,10 +287,12 @@ def _power_of_two(most: float) -> int:
 
 
 @contextmanager
-def _named(head: str) -> Iterator[None]:
+def named_errors(head: str) -> Iterator[None]:
     """Say which head it was that failed, in an error of ours."""
     try:
         yield
+    except (FewshotError, torch.OutOfMemoryError, NotImplementedError, RecursionError):
+        raise
     except (ValueError, RuntimeError, ArithmeticError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInputError(f"{head} cannot be used on these episodes: {reason.rstrip('.')}.") from error

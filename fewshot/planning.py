@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -216,6 +218,7 @@ def make_plan(
     strict: bool,
 ) -> Plan:
     """Resolve and check everything that can be checked before features are extracted; see :func:`fewshot.benchmark`."""
+    strategies = _listed(strategies)
     prepared = prepare(resolve_strategies(strategies), augmentation)
     named = list_datasets(datasets)
     strangers = sorted(settings.overrides.keys() - named.keys())
@@ -479,24 +482,36 @@ def _identity(backbone: Backbone | None) -> str:
 
 def _head_identity(prepared: Prepared) -> str:
     head = prepared.head
-    parameters = ", ".join(f"{name}={_as_text(value)}" for name, value in sorted(head.get_params().items()))
+    parameters = ", ".join(f"{name}={as_text(value)}" for name, value in sorted(head.get_params().items()))
     return f"{type(head).__module__}.{type(head).__qualname__}({parameters})"
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Write a parameter so that different values are told apart, and equal ones are equal in every process."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype != object:
         return f"array {value.shape} {value.dtype} {hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
+    if isinstance(value, np.ndarray):
+        return f"array {as_text(value.tolist())}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_as_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{as_text(key)}: {as_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_as_text, value)) + "]"
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        return f"{value.__module__}.{value.__qualname__} {_digest(repr((code.co_code, code.co_consts, code.co_names)))}"
-    if hasattr(value, "get_params"):
-        return f"{type(value).__qualname__}({_as_text(value.get_params())})"
-    return repr(value)
+        return "[" + ", ".join(map(as_text, value)) + "]"
+    if isinstance(value, (set, frozenset)):
+        return "{" + ", ".join(sorted(map(as_text, value))) + "}"
+    if isinstance(value, CodeType):
+        return _digest(as_text([value.co_code.hex(), value.co_consts, value.co_names]))
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
+        return f"{value.__module__}.{value.__qualname__} {as_text(parts)}"
+    if isinstance(value, functools.partial):
+        return f"partial {as_text([value.func, value.args, value.keywords])}"
+    if isinstance(value, np.random.RandomState):
+        return f"RandomState {as_text(value.get_state())}"
+    if hasattr(value, "get_params") and not isinstance(value, type):
+        return f"{type(value).__qualname__}({as_text(value.get_params())})"
+    # The default representation tells an address, which is another in every process.
+    return repr(value).split(" at 0x")[0]
 
 
 def _in_words(settings: Settings, datasets: list[PlannedDataset]) -> str:

@@ -84,7 +84,7 @@ def suite_from_options(
             continue
         source = source.replace("{data}", str(data))
         taken.append(source)
-        named.append(row.get("name"))
+        named.append(str(row["name"]) if row.get("name") else None)
         own.append(_protocol({key: row[key] for key in row if key not in ("name", "source")}))
     if not taken:
         hint = f" ({' '.join(notes)})" if notes else ""

@@ -19,7 +19,7 @@ from fewshot.augment import Policy
 from fewshot.backbones.base import Backbone
 from fewshot.cells import train_network
 from fewshot.episodes import Episode, EpisodeSampler, Protocol
-from fewshot.evaluation import DRAW, FeatureTask, Scores, logits_of
+from fewshot.evaluation import DRAW, FeatureTask, Scores, logits_of, named_errors
 from fewshot.finetune.base import ImageHead
 from fewshot.images.dataset import ImageDataset
 from fewshot.journal import Record
@@ -156,7 +156,8 @@ class TrainedTask(Task):
         # A classifier orders its classes by name, as the data set does; an episode, as they were drawn.
         order = np.argsort(np.argsort(episode.classes))
         logits = torch.from_numpy(logits_of(proba, proba.argmax(axis=1))[:, order])
-        scores.add(episode.alone(), logits[None], fit_seconds, predict_seconds)
+        with named_errors(f"{strategy}, in episode {episode.index},"):
+            scores.add(episode.alone(), logits[None], fit_seconds, predict_seconds)
 
 
 def run_cell(load: Callable[[], Task], key: str, cell: Cell) -> Record:

@@ -18,7 +18,7 @@ from fewshot.errors import DatasetError, InvalidInputError, JournalError, Missin
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.journal import canonical, read_journal
-from fewshot.planning import list_datasets, resolve_strategies
+from fewshot.planning import as_text, list_datasets, resolve_strategies
 from fewshot.report.benchmark import BenchmarkReport
 from fewshot.results import load_run
 
@@ -115,6 +115,29 @@ def test_workers_that_live_on_do_not_answer_for_another_run(photos):
         found = fewshot.benchmark({"two fruits": photos}, **one | change)
         expected = fewshot.benchmark({"two fruits": photos}, **one | change | {"engine": "local"})
         assert [s.log_loss for s in found.series] == [s.log_loss for s in expected.series]
+
+
+def test_joblib_takes_classifiers_that_no_module_holds(photos):
+    class Mine(KNeighborsClassifier):
+        pass
+
+    strategies = [
+        Strategy("mine", Mine(1)),
+        Strategy("weighed", KNeighborsClassifier(2, weights=lambda d: 1 / (d + 1))),
+    ]
+    one = SMALL | {"n_episodes": 3, "strategies": strategies}
+    found = fewshot.benchmark({"two fruits": photos}, **one, engine="joblib", n_jobs=2)
+    expected = fewshot.benchmark({"two fruits": photos}, **one)
+    assert [s.accuracy for s in found.series] == [s.accuracy for s in expected.series]
+
+
+def test_parameters_are_told_apart_by_what_they_are():
+    def weigh(power):
+        return lambda d: 1 / (d**power + 1)
+
+    assert as_text(weigh(1)) == as_text(weigh(1)) != as_text(weigh(2))
+    assert as_text({"w": np.arange(3000)}) != as_text({"w": np.arange(3000)[::-1]})
+    assert " at 0x" not in as_text([object(), lambda x: (lambda y: y + 1)(x)])
 
 
 def test_two_data_sets_of_the_same_images_are_two_data_sets(photos):

@@ -139,14 +139,24 @@ def name_datasets(specs: Sequence[DatasetSpec]) -> list[str]:
         ['a/pets', 'b/pets', 'fruits', 'c/train']
     """
     names = [dataset_name(spec) for spec in specs]
-    paths = [None if isinstance(spec, ImageDataset) else Path(os.path.abspath(os.fspath(spec))) for spec in specs]
+    parts = [_path_parts(spec) for spec in specs]
     for depth in range(2, 6):
         repeated = {name for name in names if names.count(name) > 1 or name in ("train", "test")}
-        for i, path in enumerate(paths):
-            if names[i] in repeated and path is not None:
-                names[i] = "/".join(path.parts[-depth:])
-    # The same data set twice, or data sets in memory.
+        for i, path in enumerate(parts):
+            # Longer names do not tell the same path from itself.
+            if names[i] in repeated and len(path) >= depth and parts.count(path) == 1:
+                names[i] = "/".join(path[-depth:])
     return [f"{name} {names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _path_parts(spec: DatasetSpec) -> tuple[str, ...]:
+    """Parts of the path of a folder or CSV, without the root; empty for what is no path."""
+    if isinstance(spec, ImageDataset):
+        return ()
+    text = os.fspath(spec)
+    if text == "fruits" or text.startswith("torchvision:"):
+        return ()
+    return Path(os.path.abspath(text.removeprefix("leaves:"))).parts[1:]
 
 
 def data_folder() -> Path:
