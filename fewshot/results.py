@@ -67,15 +67,18 @@ def build_report(header: Mapping[str, Any], records: Mapping[str, Record], find:
     missing = about["n_cells"] - len(records)
     if missing:
         notes.insert(0, f"The run is not complete: {missing} of {about['n_cells']} cells are missing.")
-    strategies = tuple(StrategyInfo(**row) for row in about["strategies"])
+    ran = {one.strategy for one in series}
+    strategies = tuple(StrategyInfo(**row) for row in about["strategies"] if row["name"] in ran)
+    # Until the reference has run, differences to it cannot be taken.
+    reference = about["reference"] if about["reference"] in ran else strategies[0].name
     report = BenchmarkReport(
         title=about["title"],
         protocol=about["protocol"],
         datasets=tuple(DatasetInfo(**row) for row in about["datasets"]),
-        strategies=tuple(info for info in strategies if any(one.strategy == info.name for one in series)),
+        strategies=strategies,
         shots=tuple(about["shots"]),
         series=tuple(series),
-        reference=about["reference"],
+        reference=reference,
         notes=tuple(notes),
         environment=about["environment"],
         seed=settings["seed"],
