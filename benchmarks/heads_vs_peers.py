@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=400, help="that accuracies are compared on")
     parser.add_argument("--ours", type=int, default=30720, help="episodes per timing of ours")
     parser.add_argument("--peer", type=int, default=100, help="episodes per timing of the peer")
+    parser.add_argument("--only", default="", help="only peers with this in their name")
     arguments = parser.parse_args()
     # Peers warn once per episode about features that do not vary; printing that would be timed.
     warnings.simplefilter("ignore")
@@ -174,7 +175,7 @@ def main() -> None:
     print("| peer | shots | peer, ms | alone, ms | ours, ms | ratio | alone | peer, % | ours, % | ours minus peer |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     fastest: dict[int, float] = {}
-    for pair in pairs():
+    for pair in (pair for pair in pairs() if arguments.only in pair.name):
         features = unit if pair.unit else raw
         for k_shot in (1, 5):
             sampler = EpisodeSampler(dataset.labels, Protocol(5, k_shot, 15))

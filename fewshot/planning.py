@@ -510,8 +510,10 @@ def as_text(value: Any) -> str:
         return f"RandomState {as_text(value.get_state())}"
     if hasattr(value, "get_params") and not isinstance(value, type):
         return f"{type(value).__qualname__}({as_text(value.get_params())})"
-    # The default representation tells an address, which is another in every process.
-    return repr(value).split(" at 0x")[0]
+    if " at 0x" in repr(value):
+        # The default representation tells an address, which is another in every process; what an object holds is not.
+        return f"{type(value).__module__}.{type(value).__qualname__} {as_text(getattr(value, '__dict__', {}))}"
+    return repr(value)
 
 
 def _in_words(settings: Settings, datasets: list[PlannedDataset]) -> str:

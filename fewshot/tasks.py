@@ -7,6 +7,7 @@ times.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,7 @@ class Cell:
 
 
 @dataclass(eq=False)
-class Task:
+class Task(ABC):
     """What cells share: labelled images, and how episodes are drawn from them.
 
     Attributes:
@@ -73,9 +74,9 @@ class Task:
             self._samplers[protocol] = EpisodeSampler(self.labels, protocol, seed=self.seed, is_query=self.is_query)
         return self._samplers[protocol]
 
+    @abstractmethod
     def run(self, cell: Cell) -> Record:
         """Compute a cell, in the calling thread."""
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         # What can be made again does not travel to other processes.

@@ -139,6 +139,12 @@ def test_parameters_are_told_apart_by_what_they_are():
     assert as_text({"w": np.arange(3000)}) != as_text({"w": np.arange(3000)[::-1]})
     assert " at 0x" not in as_text([object(), lambda x: (lambda y: y + 1)(x)])
 
+    class Weight:
+        def __init__(self, power):
+            self.power = power
+
+    assert as_text(Weight(1)) == as_text(Weight(1)) != as_text(Weight(2))
+
 
 def test_two_data_sets_of_the_same_images_are_two_data_sets(photos):
     report = fewshot.benchmark({"a": photos, "b": photos}, **SMALL | {"n_episodes": 3}, strategies="ridge")
