@@ -11,7 +11,7 @@ import sys
 import time
 
 COMMANDS = {
-    "fewshot --help": [sys.executable, "-m", "fewshot.cli", "--help"],
+    "fewshot --help": [sys.executable, "-m", "fewshot", "--help"],
     "import fewshot": [sys.executable, "-c", "import fewshot"],
     "import torch": [sys.executable, "-c", "import torch"],
     "import fewshot.classifier": [sys.executable, "-c", "import fewshot.classifier"],

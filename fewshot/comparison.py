@@ -24,6 +24,7 @@ from fewshot.finetune.base import HistoryRow
 from fewshot.heads import make_head
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
 from fewshot.images.dataset import ImageDataset, as_sources, find_splits, list_images
+from fewshot.images.findings import Finding
 from fewshot.images.reader import ImageLike
 from fewshot.preparation import Prepared, environment, prepare, reloadable, strategy_info, usable
 from fewshot.report.model import ImageInfo, Report, Result
@@ -159,8 +160,8 @@ class _Run:
                 f"{', '.join(map(repr, self.train.dataset.counts()))}. Rename or remove them in the test set, or add "
                 "training images of them."
             )
-        test, leaks = without_leakage(self.train, test)
-        self.notes += [*test.notes, *leaks]
+        test = without_leakage(self.train, test)
+        self.notes += test.notes
         missing = sorted(set(self.train.dataset.labels) - set(test.dataset.labels))
         if missing:
             self.notes.append(f"No test images of {', '.join(missing)}: nothing is known about these classes.")
@@ -364,8 +365,9 @@ def _load(train: DatasetLike, test: DatasetLike | None) -> tuple[ImageDataset, I
         splits = find_splits(Path(train))
         if splits:
             train_set = ImageDataset.from_folder(splits["train"])
-            note = f"{train} holds splits: trained on {splits['train'].name}, tested on {splits['test'].name}."
-            return replace(train_set, notes=(note, *train_set.notes)), ImageDataset.from_folder(splits["test"])
+            said = f"{train} holds splits: trained on {splits['train'].name}, tested on {splits['test'].name}."
+            findings = (Finding("SPLITS", said), *train_set.findings)
+            return replace(train_set, findings=findings), ImageDataset.from_folder(splits["test"])
     train_set = train if isinstance(train, ImageDataset) else ImageDataset.from_folder(train)
     if test is None or isinstance(test, ImageDataset):
         return train_set, test

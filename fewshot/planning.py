@@ -27,6 +27,7 @@ from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
 from fewshot.images.dataset import ImageDataset
+from fewshot.images.findings import Finding, messages
 from fewshot.images.sources import DatasetSpec, load_dataset, load_splits, name_datasets
 from fewshot.names import unknown_name
 from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
@@ -89,7 +90,7 @@ class PlannedDataset:
         is_query: (n,) images of the test split, or ``None``.
         digest: of all images and labels.
         protocols: one per number of shots.
-        notes: what was found.
+        findings: what was understood and what was left out.
     """
 
     name: str
@@ -98,7 +99,7 @@ class PlannedDataset:
     is_query: NDArray[np.bool_] | None
     digest: str
     protocols: list[Protocol]
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
     def info(self) -> DatasetInfo:
         """Describe it for a report."""
@@ -237,7 +238,7 @@ def make_plan(
         one = _audited(name, named[name], dataset, is_query, settings, strict)
         _check_protocols(name, one.dataset, one.is_query, settings)
         planned.append(one)
-        notes += [note if len(named) == 1 else f"{name}: {note}" for note in one.notes]
+        notes += [note if len(named) == 1 else f"{name}: {note}" for note in messages(one.findings)]
     names = [entry.name for entry in entries]
     silent = [e.name for e in entries if not e.prepared.trains and not hasattr(e.prepared.head, "predict_proba")]
     if silent:
@@ -369,7 +370,7 @@ def _joined(train: ImageDataset, test: ImageDataset) -> tuple[ImageDataset, NDAr
         (*train.sources, *test.sources),
         (*train.labels, *test.labels),
         image_names=(*train.names, *test.names),
-        notes=(*train.notes, *test.notes),
+        findings=(*train.findings, *test.findings),
     )
     return both, np.arange(len(both)) >= len(train)
 
@@ -393,14 +394,13 @@ def _audited(
 ) -> PlannedDataset:
     if is_query is None:
         found = audit(dataset, strict=strict)
-        notes: tuple[str, ...] = found.notes
     else:
         train = audit(dataset.subset(np.flatnonzero(~is_query)), strict=strict)
-        test = audit(replace(dataset.subset(np.flatnonzero(is_query)), notes=()), strict=strict)
-        test, leaks = without_leakage(train, test)
+        test = audit(replace(dataset.subset(np.flatnonzero(is_query)), findings=()), strict=strict)
+        test = without_leakage(train, test)
         both, is_query = _joined(train.dataset, test.dataset)
-        notes = (*train.notes, *test.notes, *leaks)
-        found = AuditedDataset(both, (*train.digests, *test.digests), (*train.skipped, *test.skipped), notes)
+        findings = (*train.findings, *test.findings)
+        found = AuditedDataset(both, (*train.digests, *test.digests), (*train.skipped, *test.skipped), findings)
     text = json.dumps([found.digests, found.dataset.labels, None if is_query is None else is_query.tolist()])
     return PlannedDataset(
         name,
@@ -409,7 +409,7 @@ def _audited(
         is_query,
         _digest(text),
         settings.protocols(name),
-        notes,
+        found.findings,
     )
 
 

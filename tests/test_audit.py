@@ -149,11 +149,13 @@ def test_test_images_that_were_trained_on_are_taken_out(tmp_path):
     leaked = tmp_path / "test/cat/renamed.png"
     leaked.write_bytes((tmp_path / "train/cat/001.png").read_bytes())
     test = audit(ImageDataset.from_folder(tmp_path / "test"))
-    cleaned, notes = without_leakage(audit(train), test)
+    cleaned = without_leakage(audit(train), test)
     assert str(leaked) in test.dataset.sources
     assert cleaned.dataset.sources == tuple(s for s in test.dataset.sources if s != str(leaked))
     assert cleaned.digests == tuple(read_payload(source).digest for source in cleaned.dataset.sources)
-    (note,) = notes
+    (finding,) = cleaned.findings
+    assert finding.code == "LEAKAGE"
+    note = finding.message
     assert str(leaked) in note
     assert "train/cat/001.png" in note
     assert "Leakage" in note
@@ -162,7 +164,7 @@ def test_test_images_that_were_trained_on_are_taken_out(tmp_path):
 def test_without_leakage_nothing_changes(tmp_path):
     train = audit(make_dataset(tmp_path / "train", {"cat": 2, "dog": 2}))
     test = audit(make_dataset(tmp_path / "test", {"cat": 2, "dog": 2}, start=100))
-    assert without_leakage(train, test) == (test, ())
+    assert without_leakage(train, test) == test
 
 
 def test_a_test_set_that_is_the_training_set_is_refused(tmp_path):

@@ -225,7 +225,7 @@ def test_bad_input_gets_a_clear_error_and_an_exit_code(arguments, code, word, ru
 
 
 def test_colours_and_bars_only_on_a_terminal(fruit_folder, tmp_path):
-    arguments = ["-m", "fewshot.cli", "compare", fruit_folder, "--strategies", "prototypical", "--out", tmp_path / "o"]
+    arguments = ["-m", "fewshot", "compare", fruit_folder, "--strategies", "prototypical", "--out", tmp_path / "o"]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *map(str, arguments)], capture_output=True, check=True, env=os.environ
     )

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fewshot.errors import DatasetError, ImageError, InvalidInputError
 from fewshot.images.dataset import ImageDataset, as_sources, find_splits, list_images, normalise_label
+from fewshot.images.findings import Finding
 
 
 def pixels(seed=0, size=(6, 8)):
@@ -448,7 +449,11 @@ def test_a_dataset_feeds_a_torch_loader():
 
 def test_a_subset_keeps_order_names_classes_and_transform():
     dataset = ImageDataset(
-        ("a.png", "b.png", "c.png"), ("x", "y", "z"), image_names=("A", "B", "C"), transform=len, notes=("noted",)
+        ("a.png", "b.png", "c.png"),
+        ("x", "y", "z"),
+        image_names=("A", "B", "C"),
+        transform=len,
+        findings=(Finding("NOTE", "noted"),),
     )
     subset = dataset.subset(np.array([2, 0]))
     assert subset.sources == ("c.png", "a.png")

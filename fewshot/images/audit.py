@@ -11,6 +11,7 @@ import joblib
 
 from fewshot.errors import DatasetError, ImageError
 from fewshot.images.dataset import ImageDataset
+from fewshot.images.findings import Finding, messages
 from fewshot.images.reader import ImageLike, decode, read_payload
 
 MAX_BAD_SHARE = 0.05
@@ -25,13 +26,18 @@ class AuditedDataset:
         dataset: the readable images, each picture once; the class names are those that have images.
         digests: (n,) content digest of each image, all different.
         skipped: why each left-out image was left out.
-        notes: what was found, one sentence each.
+        findings: what was understood when the images were collected, and what was found now.
     """
 
     dataset: ImageDataset
     digests: tuple[str, ...]
     skipped: tuple[ImageError, ...]
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found, one sentence each."""
+        return messages(self.findings)
 
 
 def audit(dataset: ImageDataset, *, strict: bool = False) -> AuditedDataset:
@@ -55,18 +61,18 @@ def audit(dataset: ImageDataset, *, strict: bool = False) -> AuditedDataset:
         raise skipped[0]
     readable = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, str)}
     _stop_if_too_many(dataset, dataset.subset(list(readable)), skipped)
-    notes = [*dataset.notes, *(f"Left out: {error}" for error in skipped)]
-    notes += _repeats(dataset, readable)
+    left_out = [Finding(error.code, f"Left out: {error}", (error.source,), "warning") for error in skipped]
+    findings = (*dataset.findings, *left_out, *_repeats(dataset, readable))
     once = {digest: i for i, digest in reversed(readable.items())}
     kept = sorted(once.values())
-    return AuditedDataset(_only(dataset, kept), tuple(readable[i] for i in kept), skipped, tuple(notes))
+    return AuditedDataset(_only(dataset, kept), tuple(readable[i] for i in kept), skipped, findings)
 
 
-def without_leakage(train: AuditedDataset, test: AuditedDataset) -> tuple[AuditedDataset, tuple[str, ...]]:
+def without_leakage(train: AuditedDataset, test: AuditedDataset) -> AuditedDataset:
     """Take out of the test set what is also, byte for byte, in the training set.
 
     Returns:
-        The cleaned test set, and a note for each picture taken out.
+        The cleaned test set, with a finding for each picture taken out.
 
     Raises:
         DatasetError: nothing is left to test on.
@@ -74,19 +80,20 @@ def without_leakage(train: AuditedDataset, test: AuditedDataset) -> tuple[Audite
     trained = dict(zip(train.digests, train.dataset.names, strict=True))
     leaked = [i for i, digest in enumerate(test.digests) if digest in trained]
     if not leaked:
-        return test, ()
+        return test
     if len(leaked) == len(test.digests):
         raise DatasetError("Every test image is also a training image; give other images to test on.")
     names = test.dataset.names
     label_of = dict(zip(train.digests, train.dataset.labels, strict=True))
-    notes = tuple(
-        f"Leakage: {names[i]} is the same file as {trained[test.digests[i]]} and was taken out of the test set."
-        + _other_label(test.dataset.labels[i], label_of[test.digests[i]])
-        for i in leaked
-    )
+    leaks = []
+    for i in leaked:
+        twin = trained[test.digests[i]]
+        said = f"Leakage: {names[i]} is the same file as {twin} and was taken out of the test set."
+        said += _other_label(test.dataset.labels[i], label_of[test.digests[i]])
+        leaks.append(Finding("LEAKAGE", said, (names[i], twin), "warning"))
     kept = [i for i in range(len(test.digests)) if i not in set(leaked)]
     digests = tuple(test.digests[i] for i in kept)
-    return AuditedDataset(_only(test.dataset, kept), digests, test.skipped, test.notes), notes
+    return AuditedDataset(_only(test.dataset, kept), digests, test.skipped, (*test.findings, *leaks))
 
 
 def _only(dataset: ImageDataset, kept: list[int]) -> ImageDataset:
@@ -123,21 +130,23 @@ def _stop_if_too_many(before: ImageDataset, after: ImageDataset, skipped: tuple[
         )
 
 
-def _repeats(dataset: ImageDataset, digests: Mapping[int, str]) -> list[str]:
+def _repeats(dataset: ImageDataset, digests: Mapping[int, str]) -> list[Finding]:
     """Note repeated pictures; refuse one picture under two labels."""
     groups: dict[str, list[int]] = defaultdict(list)
     for position, digest in digests.items():
         groups[digest].append(position)
-    names, notes = dataset.names, []
+    names, findings = dataset.names, []
     for members in groups.values():
         if len(members) == 1:
             continue
         labels = sorted({dataset.labels[i] for i in members})
-        listing = ", ".join(names[i] for i in members)
+        images = tuple(names[i] for i in members)
+        listing = ", ".join(images)
         if len(labels) > 1:
             raise DatasetError(
                 f"LABEL_CONFLICT: one picture is labelled {' and '.join(map(repr, labels))}: {listing}. "
                 "Keep one of them."
             )
-        notes.append(f"The same picture is there {len(members)} times and counts once: {listing}.")
-    return notes
+        said = f"The same picture is there {len(members)} times and counts once: {listing}."
+        findings.append(Finding("DUPLICATE", said, images, "warning"))
+    return findings

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import DatasetError, InvalidInputError
+from fewshot.images.findings import Finding, messages
 from fewshot.images.reader import ImageLike, read_image, source_name
 
 IMAGE_SUFFIXES = frozenset(
@@ -39,7 +40,7 @@ class ImageDataset:
         class_names: the distinct labels, sorted; the order of probabilities everywhere.
         image_names: how to name the images in messages and reports, where their sources do not say it.
         transform: applied to the PIL image by indexing, as in torchvision; nothing else uses it.
-        notes: what was understood and what was left out when the images were collected, one sentence each.
+        findings: what was understood and what was left out when the images were collected.
     """
 
     sources: tuple[ImageLike, ...]
@@ -47,7 +48,7 @@ class ImageDataset:
     class_names: tuple[str, ...] = ()
     image_names: tuple[str, ...] | None = None
     transform: Callable[[Any], Any] | None = None
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.sources) != len(self.labels):
@@ -74,19 +75,22 @@ class ImageDataset:
         """
         folder = Path(root)
         _require_folder(folder)
-        notes: list[str] = []
+        findings: list[Finding] = []
         splits = find_splits(folder)
         if splits:
             names = ", ".join(sorted(path.name for path in splits.values()))
-            notes.append(f"{folder} holds the splits {names}; {splits['train'].name} is used.")
+            said = f"{folder} holds the splits {names}; {splits['train'].name} is used."
+            findings.append(Finding("SPLITS", said))
             folder = splits["train"]
         sources, labels, written = [], [], []
         for class_folder in sorted(path for path in folder.iterdir() if _is_class_folder(path)):
             files, skipped = _image_files(class_folder)
             if skipped:
-                notes.append(f"{len(skipped)} files in {class_folder.name} have no image suffix and were left out.")
+                said = f"{len(skipped)} files in {class_folder.name} have no image suffix and were left out."
+                findings.append(Finding("SKIPPED_FILES", said, tuple(skipped), "warning"))
             if not files:
-                notes.append(f"{class_folder.name} has no images and was dropped.")
+                said = f"{class_folder.name} has no images and was dropped."
+                findings.append(Finding("EMPTY_CLASS", said, (str(class_folder),), "warning"))
                 continue
             written.append(class_folder.name)
             sources += files
@@ -98,11 +102,12 @@ class ImageDataset:
                 f"No images found in {folder}.{hint} Put them into one folder per class, for example "
                 f"{folder / 'cat' / '1.jpg'} and {folder / 'dog' / '1.jpg'}."
             )
-        loose_files = [p.name for p in folder.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
+        loose_files = [str(p) for p in folder.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
         if loose_files:
-            notes.append(f"{len(loose_files)} images outside any class folder were left out.")
-        notes += _merged(written)
-        return cls(tuple(sources), tuple(labels), transform=transform, notes=tuple(notes))
+            said = f"{len(loose_files)} images outside any class folder were left out."
+            findings.append(Finding("LOOSE_IMAGES", said, tuple(loose_files), "warning"))
+        findings += _merged(written)
+        return cls(tuple(sources), tuple(labels), transform=transform, findings=tuple(findings))
 
     @classmethod
     def from_csv(
@@ -162,7 +167,7 @@ class ImageDataset:
             raise DatasetError(f"{table}: {'; '.join(problems[:5])}{more}.")
         if not sources:
             raise DatasetError(f"{table} has a header but no rows.")
-        return cls(tuple(sources), tuple(labels), transform=transform, notes=_merged(written))
+        return cls(tuple(sources), tuple(labels), transform=transform, findings=_merged(written))
 
     @classmethod
     def from_paths(
@@ -187,7 +192,7 @@ class ImageDataset:
         missing = [i for i, label in enumerate(written) if is_missing(label) or not normalise_label(label)]
         if missing:
             raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
-        return cls(sources, tuple(map(normalise_label, written)), transform=transform, notes=_merged(written))
+        return cls(sources, tuple(map(normalise_label, written)), transform=transform, findings=_merged(written))
 
     @classmethod
     def from_arrays(
@@ -227,6 +232,11 @@ class ImageDataset:
         if self.image_names is not None:
             return self.image_names
         return tuple(source_name(source) for source in self.sources)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was understood and what was left out, one sentence each."""
+        return messages(self.findings)
 
     def counts(self) -> dict[str, int]:
         """Count images per class, in the order of ``class_names``."""
@@ -294,14 +304,14 @@ def normalise_label(label: object) -> str:
     return unicodedata.normalize("NFC", str(label)).strip()
 
 
-def _merged(labels: Iterable[object]) -> tuple[str, ...]:
+def _merged(labels: Iterable[object]) -> tuple[Finding, ...]:
     """Note the labels that are written differently and are one class nevertheless."""
     written: dict[str, set[str]] = defaultdict(set)
     for label in labels:
         plain = label.item() if isinstance(label, np.generic) else label
         written[normalise_label(label)].add(repr(plain))
     return tuple(
-        f"{' and '.join(sorted(forms))} are one class, {name!r}."
+        Finding("MERGED_LABELS", f"{' and '.join(sorted(forms))} are one class, {name!r}.", severity="warning")
         for name, forms in sorted(written.items())
         if len(forms) > 1
     )

@@ -24,6 +24,7 @@ import numpy as np
 
 from fewshot.errors import DatasetError
 from fewshot.images.dataset import ImageDataset, find_splits, list_images, normalise_label
+from fewshot.images.findings import Finding
 from fewshot.images.reader import ImageLike
 from fewshot.names import unknown_name
 
@@ -190,24 +191,24 @@ def _parse(spec: str | os.PathLike[str]) -> tuple[str, str]:
 
 def _from_leaves(folder: Path) -> ImageDataset:
     by_class: dict[str, list[str]] = {}
-    loose = 0
+    loose: list[str] = []
     for path in list_images(folder):
         relative = Path(path).parent.relative_to(folder)
         if relative == Path():
-            loose += 1
+            loose.append(path)
         else:
             by_class.setdefault(normalise_label(relative.as_posix()), []).append(path)
     if not by_class:
         raise DatasetError(
-            f"All {loose} images lie in {folder} directly. Every folder below it that holds images is a class; put "
-            f"them into such folders, for example {folder / 'cat' / '1.jpg'}."
+            f"All {len(loose)} images lie in {folder} directly. Every folder below it that holds images is a class; "
+            f"put them into such folders, for example {folder / 'cat' / '1.jpg'}."
         )
     names = sorted(by_class)
-    notes = (f"{loose} images outside any class folder were left out.",) if loose else ()
+    said = f"{len(loose)} images outside any class folder were left out."
     return ImageDataset(
         tuple(path for name in names for path in by_class[name]),
         tuple(name for name in names for _ in by_class[name]),
-        notes=notes,
+        findings=(Finding("LOOSE_IMAGES", said, tuple(loose), "warning"),) if loose else (),
     )
 
 
@@ -217,7 +218,7 @@ def _with_hint(dataset: ImageDataset, folder: Path) -> ImageDataset:
     if not classes or any(path.is_file() for one in classes for path in one.iterdir()):
         return dataset
     hint = f"The classes of {folder} hold folders only; leaves:{folder} takes each of these for a class."
-    return replace(dataset, notes=(*dataset.notes, hint))
+    return replace(dataset, findings=(*dataset.findings, Finding("NOTE", hint)))
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -250,13 +251,14 @@ def _join(splits: Mapping[str, ImageDataset], *, once: bool = False) -> ImageDat
     sources = [source for split in splits.values() for source in split.sources]
     labels = [label for split in splits.values() for label in split.labels]
     names = [name for split in splits.values() for name in split.names]
-    notes = [note for split in splits.values() for note in split.notes]
+    findings = [finding for split in splits.values() for finding in split.findings]
     kept = list(range(len(sources)))
     if once:
         first: dict[ImageLike, int] = {}
         kept = sorted({first.setdefault(source, position) for position, source in enumerate(sources)})
-    notes.append(f"The splits {', '.join(splits)} are used together: {len(kept)} images.")
-    return ImageDataset(tuple(sources), tuple(labels), image_names=tuple(names), notes=tuple(notes)).subset(kept)
+    findings.append(Finding("SPLITS", f"The splits {', '.join(splits)} are used together: {len(kept)} images."))
+    joined = ImageDataset(tuple(sources), tuple(labels), image_names=tuple(names), findings=tuple(findings))
+    return joined.subset(kept)
 
 
 def _from_torchvision(name: str) -> dict[str, ImageDataset]:

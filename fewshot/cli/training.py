@@ -1,0 +1,219 @@
+"""Commands that train on images, and use what was trained: demo, compare, fit, predict, augment."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewshot.cli.options import Augmentation, Backbone, Json, NoCache, Seed, Strict
+from fewshot.errors import InvalidInputError
+
+FRUITS = (
+    "Anjou, Cantaloupe, Conference, Galia-Melon, Golden-Delicious, Granny-Smith, Honeydew-Melon, Kaiser, Orange, "
+    "Pink-Lady, Red-Delicious, Royal-Gala, Satsumas, Watermelon"
+)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report and the photos.")] = Path("fewshot-demo"),
+    classes: Annotated[
+        str, typer.Option(help=f"Which fruits, separated by commas; random ones if omitted. There are: {FRUITS}.")
+    ] = "",
+    shots: Annotated[int, typer.Option(help="Training photos of each fruit.")] = 1,
+    ways: Annotated[int, typer.Option(help="How many fruits, where they are random.")] = 2,
+    views: Annotated[int, typer.Option(help="Augmented views per photo.")] = 16,
+    seed: Seed = 0,
+    seconds: Annotated[float, typer.Option(help="Start no further training run after this many seconds.")] = 70,
+    json: Json = False,
+) -> None:
+    """Train every strategy on one photo of each of two fruits and test on all held-out photos."""
+    begin = time.monotonic()
+    from fewshot.console import Watcher, print_json, print_report, say
+    from fewshot.demo import run_demo
+
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    with Watcher(quiet=json) as watcher:
+        result = run_demo(
+            out,
+            classes=names,
+            n_way=ways,
+            k_shot=shots,
+            n_views=views,
+            seed=seed,
+            deadline=begin + seconds,
+            on_event=watcher,
+        )
+    if json:
+        print_json(result.report.to_dict())
+        return
+    print_report(result.report)
+    say("\nTrained on:")
+    for photo in result.photos:
+        say(f"  {photo}")
+    say(f"Report: {out / 'report.html'} and {out / 'report.json'}  ({time.monotonic() - begin:.0f} s)")
+
+
+def compare(
+    train_dir: Annotated[Path, typer.Argument(help="Folder with one folder per class, or with train and test in it.")],
+    test: Annotated[Path | None, typer.Option(help="Folder with test images, one folder per class.")] = None,
+    unlabeled: Annotated[Path | None, typer.Option(help="Folder with images to compare the answers on.")] = None,
+    strategies: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
+    backbone: Backbone = "efficientnet_lite0",
+    augmentation: Augmentation = "heavy",
+    views: Annotated[int | None, typer.Option(help="Augmented views per image; 16, fewer for over 40 images.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.json and report.md.")] = Path(
+        "fewshot-report"
+    ),
+    seed: Seed = 0,
+    repeats: Annotated[int, typer.Option(help="Repeats of cross-validation.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Processes that train networks.")] = 1,
+    strict: Strict = False,
+    no_cache: NoCache = False,
+    json: Json = False,
+) -> None:
+    """Train strategies on the same images and compare them on images none of them saw."""
+    from fewshot.commands import prepare_folder
+    from fewshot.comparison import compare as run
+    from fewshot.console import Watcher, print_json, print_report, say
+
+    prepare_folder(out)
+    with Watcher(quiet=json) as watcher:
+        report = run(
+            train_dir,
+            test,
+            strategies=None if strategies == "all" else [name.strip() for name in strategies.split(",")],
+            backbone=backbone,
+            augmentation=augmentation,
+            n_views=views,
+            unlabeled=unlabeled,
+            repeats=repeats,
+            n_jobs=jobs,
+            random_state=seed,
+            cache=not no_cache,
+            strict=strict,
+            on_event=watcher,
+        )
+    report.to_html(out / "report.html")
+    report.to_json(out / "report.json")
+    report.to_markdown(out / "report.md")
+    if json:
+        print_json(report.to_dict())
+        return
+    print_report(report)
+    say(f"Report: {out / 'report.html'}, report.json and report.md beside it")
+    if augmentation == "heavy":
+        settings = ["--views", report.environment["views per image"], "--seed", str(seed), "--backbone", backbone]
+        command = shlex.join(["fewshot", "fit", str(train_dir), "-o", "MODEL", "--strategy", "NAME", *settings])
+        say(f"To train one of them and keep it: {command}")
+
+
+def fit(
+    directory: Annotated[Path, typer.Argument(help="Folder with one folder per class.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    strategy: Annotated[
+        str, typer.Option(help="Name of a strategy, as `compare` shows it: its head and augmentation.")
+    ] = "",
+    head: Annotated[
+        str | None, typer.Option(help="Name of a head; see `fewshot heads`. By default linear-probe.")
+    ] = None,
+    backbone: Backbone = "efficientnet_lite0",
+    augmentation: Annotated[
+        str | None, typer.Option(help="Policy for training views; see `fewshot augmentations`. By default light.")
+    ] = None,
+    views: Annotated[int, typer.Option(help="Augmented views per image.")] = 16,
+    seed: Seed = 0,
+    strict: Strict = False,
+    no_cache: NoCache = False,
+    json: Json = False,
+) -> None:
+    """Train a classifier on a folder of images and save it."""
+    from fewshot.commands import fit_folder, parts_of
+    from fewshot.console import print_json, say
+
+    if strategy and (head or augmentation):
+        raise InvalidInputError("Give either --strategy or --head and --augmentation: a strategy says both.")
+    parts = parts_of(strategy) if strategy else (head or "linear-probe", augmentation or "light")
+    summary = fit_folder(
+        directory,
+        output,
+        parameters={
+            "head": parts[0],
+            "backbone": backbone,
+            "augmentation": parts[1],
+            "n_views": views,
+            "random_state": seed,
+            "cache": not no_cache,
+        },
+        strict=strict,
+    )
+    if json:
+        print_json(summary)
+        return
+    for name, count in summary["classes"].items():
+        say(f"{name}: {count} image{'s' if count != 1 else ''}")
+    for note in summary["notes"]:
+        say(f"- {note}")
+    say(f"Model: {output}")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder that `fewshot fit` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every class's probability.")] = False,
+    strict: Strict = False,
+    json: Json = False,
+) -> None:
+    """Predict the class of images. Unreadable ones are listed and the rest is predicted."""
+    from fewshot.commands import predict_images, prediction_rows
+    from fewshot.console import print_json, say
+
+    if csv and json:
+        raise InvalidInputError("Give either --csv or --json.")
+    classes, outcomes = predict_images(model, images, strict=strict)
+    predicted: list[Any] = []
+    failed: list[Any] = []
+    n_predicted = 0
+    if csv:
+        n_predicted = prediction_rows(classes, outcomes, failed)
+    else:
+        for name, label, proba, error in outcomes:
+            if error is not None:
+                failed.append((name, error))
+            else:
+                predicted.append((name, label, proba))
+                if not json:
+                    typer.echo(f"{name}\t{label}\t{max(proba):.3f}")
+    if json:
+        print_json(
+            {
+                "predictions": [
+                    {"image": n, "label": label, "proba": dict(zip(classes, p, strict=True))}
+                    for n, label, p in predicted
+                ],
+                "errors": [{"image": n, "code": e.code, "message": e.message} for n, e in failed],
+            }
+        )
+    for _, error in failed:
+        say(f"Left out: {error}")
+    if failed and not predicted and not n_predicted:
+        raise typer.Exit(1)
+
+
+def augment(
+    image: Annotated[Path, typer.Argument(help="The image.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture file to write.")] = Path("sheet.png"),
+    policy: Annotated[str, typer.Option(help="Policy; see `fewshot augmentations`.")] = "heavy",
+    views: Annotated[int, typer.Option(help="Views to show, besides the image itself.")] = 16,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of a view in pixels.")] = 224,
+    seed: Seed = 0,
+) -> None:
+    """Draw a contact sheet of an image and its augmented views."""
+    from fewshot.commands import contact_sheet
+    from fewshot.console import say
+
+    contact_sheet(image, output, policy=policy, n_views=views, seed=seed, size=size)
+    say(f"Contact sheet: {output}")
