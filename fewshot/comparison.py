@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import TypeAlias
 
-import joblib
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.model_selection import RepeatedStratifiedKFold
 
-from fewshot.augment import AugmentationLike, Policy, load_policy
+from fewshot.augment import AugmentationLike
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone
-from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict, whole_split
-from fewshot.classifier import answers, as_seed, fit_on_views
+from fewshot.cells import OnEvent, Split, whole_split
+from fewshot.classifier import as_seed
 from fewshot.errors import DatasetError, InvalidInputError
-from fewshot.features import check_n_views, extract_views
-from fewshot.finetune.base import HistoryRow
-from fewshot.heads import make_head
+from fewshot.features import check_n_views
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
 from fewshot.images.dataset import ImageDataset, as_sources, find_splits, list_images
 from fewshot.images.findings import Finding
 from fewshot.images.reader import ImageLike
-from fewshot.preparation import Prepared, environment, prepare, reloadable, strategy_info, usable
-from fewshot.report.model import ImageInfo, Report, Result
+from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
+from fewshot.report.model import ImageInfo, Report
 from fewshot.report.pictures import take_pictures
+from fewshot.running import Runner
 from fewshot.store import FeatureStore
 from fewshot.strategies import Strategy, make_strategies
 
@@ -214,16 +210,11 @@ class _Run:
     ) -> Report:
         """Run every strategy on every split. ``other`` are the images to predict; ``None`` for the training images."""
         dataset = self.train.dataset
-        features = self._features(other)
-        results = []
-        for prepared in self.prepared:
-            if prepared.trains:
-                results += self._run_trained(prepared, splits, other)
-            else:
-                results += [self._run_frozen(prepared, split, features, other is None) for split in splits]
-            self._tell(Event("finished", prepared.strategy.name))
+        runner = Runner(
+            self.prepared, self.backbone, dataset, self.n_views, self.seed, self.n_jobs, self.store, self.on_event
+        )
+        results, nearest = runner.run(splits, other)
         count = f"{len(self.prepared)} strategies" if len(self.prepared) > 1 else "1 strategy"
-        nearest = _nearest(features.central, features.test if other is not None else None)
         report = Report(
             title=f"{count} on {len(dataset)} images of {len(dataset.class_names)} classes",
             protocol=protocol,
@@ -231,7 +222,7 @@ class _Run:
             train_images=_infos(dataset),
             test_images=test_images,
             strategies=tuple(strategy_info(prepared, self.backbone.spec, self.n_views) for prepared in self.prepared),
-            results=tuple(results),
+            results=results,
             nearest=nearest,
             notes=tuple(self.notes),
             environment=environment(self.backbone, self.n_views),
@@ -240,116 +231,6 @@ class _Run:
         predicted = dataset.sources if other is None else other
         policies = [prepared.policy for prepared in self.prepared if prepared.policy.has_views]
         return replace(report, pictures=take_pictures(report, dataset.sources, predicted, policies))
-
-    def _features(self, other: tuple[ImageLike, ...] | None) -> _Features:
-        """Extract once what all frozen strategies share: each policy's views, and the images to predict."""
-        sources = self.train.dataset.sources
-        views: dict[str, tuple[NDArray[np.float32], float]] = {}
-        for prepared in self.prepared:
-            if not prepared.trains and prepared.policy.spec not in views:
-                views[prepared.policy.spec] = self._timed_extract(
-                    sources, prepared.policy, f"features of training images, policy {prepared.policy.name}"
-                )
-        central = next((rows[:, :1] for rows, _ in views.values()), None)
-        if central is None:
-            central, _ = self._timed_extract(sources, load_policy(None), "features of training images")
-        test, seconds = None, 0.0
-        if other:
-            extracted, seconds = self._timed_extract(other, load_policy(None), "features of images to predict")
-            test = extracted[:, 0]
-        return _Features(views, central[:, 0], test, seconds)
-
-    def _timed_extract(
-        self, sources: tuple[ImageLike, ...], policy: Policy, subject: str
-    ) -> tuple[NDArray[np.float32], float]:
-        start = time.perf_counter()
-        features = extract_views(
-            self.backbone,
-            sources,
-            augmentation=policy,
-            n_views=self.n_views,
-            seed=self.seed,
-            store=self.store,
-            progress=lambda done, total: self._tell(Event("progress", subject, done, total)),
-        )
-        return features, time.perf_counter() - start
-
-    def _run_frozen(self, prepared: Prepared, split: Split, features: _Features, reuse: bool) -> Result:
-        views, extract_seconds = features.views[prepared.policy.spec]
-        labels = np.array(self.train.dataset.labels)
-        head = make_head(prepared.head)
-        start = time.perf_counter()
-        fit_on_views(head, views[split.train], labels[split.train], self.seed)
-        fitted = time.perf_counter()
-        queries = features.central if reuse else features.test
-        proba, predicted = np.empty((0, len(head.classes_))), np.empty(0, dtype=np.intp)
-        if queries is not None:
-            proba, predicted = answers(head, queries[split.test])
-        done = time.perf_counter()
-        return make_result(
-            prepared.strategy.name,
-            split,
-            proba,
-            predicted,
-            extract_seconds=extract_seconds if split.repeat == split.fold == 0 else 0.0,
-            fit_seconds=fitted - start,
-            predict_seconds=done - fitted + (features.test_seconds if split.repeat == split.fold == 0 else 0.0),
-        )
-
-    def _run_trained(
-        self, prepared: Prepared, splits: list[Split], other: tuple[ImageLike, ...] | None
-    ) -> list[Result]:
-        dataset, name = self.train.dataset, prepared.strategy.name
-        cells = []
-        for split in splits:
-            queries = other if other is not None else tuple(dataset.sources[i] for i in split.test)
-            cells.append((dataset.subset(split.train), queries, split))
-        # A backbone made from a name is loaded again by each process; sending its weights would cost more.
-        backbone = reloadable(self.backbone) if self.n_jobs > 1 else self.backbone
-        common: dict[str, Any] = {
-            "n_views": self.n_views,
-            "seed": self.seed,
-            "policy": prepared.policy,
-            "backbone": backbone,
-        }
-        if self.n_jobs == 1 or len(cells) == 1:
-            return [
-                train_and_predict(
-                    name,
-                    prepared.head,
-                    part,
-                    queries,
-                    split,
-                    **common,
-                    # One curve is watched: the folds' would run into each other.
-                    on_step=(lambda row: self._tell_row(name, row)) if split is splits[0] else None,
-                )
-                for part, queries, split in cells
-            ]
-        results: list[Result] = joblib.Parallel(n_jobs=self.n_jobs)(
-            joblib.delayed(train_and_predict)(name, prepared.head, part, queries, split, **common)
-            for part, queries, split in cells
-        )
-        for row in results[0].history:
-            self._tell_row(name, row)
-        return results
-
-    def _tell(self, event: Event) -> None:
-        if self.on_event is not None:
-            self.on_event(event)
-
-    def _tell_row(self, name: str, row: HistoryRow) -> None:
-        self._tell(Event("history", name, row=row))
-
-
-@dataclass(frozen=True)
-class _Features:
-    """Training features per policy with the seconds they took, central ones, and those of the images to predict."""
-
-    views: dict[str, tuple[NDArray[np.float32], float]]
-    central: NDArray[np.float32]
-    test: NDArray[np.float32] | None
-    test_seconds: float
 
 
 def _list_unlabeled(unlabeled: DatasetLike | Sequence[ImageLike]) -> tuple[ImageLike, ...]:
@@ -390,14 +271,3 @@ def check_train(train: AuditedDataset) -> None:
 
 def _infos(dataset: ImageDataset) -> tuple[ImageInfo, ...]:
     return tuple(ImageInfo(name, label) for name, label in zip(dataset.names, dataset.labels, strict=True))
-
-
-def _nearest(train: NDArray[np.float32], test: NDArray[np.float32] | None) -> tuple[int, ...]:
-    """For each image to predict the training image with the largest cosine; never the image itself."""
-    unit = train / np.maximum(np.linalg.norm(train, axis=1, keepdims=True), 1e-12)
-    if test is None:
-        similarity = unit @ unit.T
-        np.fill_diagonal(similarity, -np.inf)
-    else:
-        similarity = (test / np.maximum(np.linalg.norm(test, axis=1, keepdims=True), 1e-12)) @ unit.T
-    return tuple(int(i) for i in similarity.argmax(axis=1))

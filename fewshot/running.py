@@ -1,0 +1,193 @@
+"""Running a comparison's cells: each strategy on each split, with the features that strategies share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.augment import Policy, load_policy
+from fewshot.backbones.base import Backbone
+from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict
+from fewshot.classifier import answers, fit_on_views
+from fewshot.features import extract_views
+from fewshot.finetune.base import HistoryRow
+from fewshot.heads import make_head
+from fewshot.images.dataset import ImageDataset
+from fewshot.images.reader import ImageLike
+from fewshot.preparation import Prepared, reloadable
+from fewshot.report.model import Result
+from fewshot.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What every cell of a comparison needs.
+
+    Attributes:
+        prepared: the strategies.
+        backbone: whose features they use.
+        train: the training images.
+        n_views: augmented views per training image.
+        seed: of everything random.
+        n_jobs: processes that train networks.
+        store: where features are kept; ``None`` for nowhere.
+        on_event: called with progress.
+    """
+
+    prepared: list[Prepared]
+    backbone: Backbone
+    train: ImageDataset
+    n_views: int
+    seed: int
+    n_jobs: int
+    store: FeatureStore | None
+    on_event: OnEvent | None
+
+    def run(
+        self, splits: list[Split], other: tuple[ImageLike, ...] | None
+    ) -> tuple[tuple[Result, ...], tuple[int, ...]]:
+        """Run every strategy on every split.
+
+        Args:
+            splits: which images are trained on and which are predicted.
+            other: the images to predict; ``None`` for the training images.
+
+        Returns:
+            One result per strategy and split; and for each image to predict the position of the training image that
+            is nearest to it.
+        """
+        features = self._features(other)
+        results: list[Result] = []
+        for prepared in self.prepared:
+            if prepared.trains:
+                results += self._run_trained(prepared, splits, other)
+            else:
+                results += [self._run_frozen(prepared, split, features, other is None) for split in splits]
+            self._tell(Event("finished", prepared.strategy.name))
+        return tuple(results), _nearest(features.central, features.test if other is not None else None)
+
+    def _features(self, other: tuple[ImageLike, ...] | None) -> _Features:
+        """Extract once what all frozen strategies share: each policy's views, and the images to predict."""
+        sources = self.train.sources
+        views: dict[str, tuple[NDArray[np.float32], float]] = {}
+        for prepared in self.prepared:
+            if not prepared.trains and prepared.policy.spec not in views:
+                views[prepared.policy.spec] = self._timed_extract(
+                    sources, prepared.policy, f"features of training images, policy {prepared.policy.name}"
+                )
+        central = next((rows[:, :1] for rows, _ in views.values()), None)
+        if central is None:
+            central, _ = self._timed_extract(sources, load_policy(None), "features of training images")
+        test, seconds = None, 0.0
+        if other:
+            extracted, seconds = self._timed_extract(other, load_policy(None), "features of images to predict")
+            test = extracted[:, 0]
+        return _Features(views, central[:, 0], test, seconds)
+
+    def _timed_extract(
+        self, sources: tuple[ImageLike, ...], policy: Policy, subject: str
+    ) -> tuple[NDArray[np.float32], float]:
+        start = time.perf_counter()
+        features = extract_views(
+            self.backbone,
+            sources,
+            augmentation=policy,
+            n_views=self.n_views,
+            seed=self.seed,
+            store=self.store,
+            progress=lambda done, total: self._tell(Event("progress", subject, done, total)),
+        )
+        return features, time.perf_counter() - start
+
+    def _run_frozen(self, prepared: Prepared, split: Split, features: _Features, reuse: bool) -> Result:
+        views, extract_seconds = features.views[prepared.policy.spec]
+        labels = np.array(self.train.labels)
+        head = make_head(prepared.head)
+        start = time.perf_counter()
+        fit_on_views(head, views[split.train], labels[split.train], self.seed)
+        fitted = time.perf_counter()
+        queries = features.central if reuse else features.test
+        proba, predicted = np.empty((0, len(head.classes_))), np.empty(0, dtype=np.intp)
+        if queries is not None:
+            proba, predicted = answers(head, queries[split.test])
+        done = time.perf_counter()
+        return make_result(
+            prepared.strategy.name,
+            split,
+            proba,
+            predicted,
+            extract_seconds=extract_seconds if split.repeat == split.fold == 0 else 0.0,
+            fit_seconds=fitted - start,
+            predict_seconds=done - fitted + (features.test_seconds if split.repeat == split.fold == 0 else 0.0),
+        )
+
+    def _run_trained(
+        self, prepared: Prepared, splits: list[Split], other: tuple[ImageLike, ...] | None
+    ) -> list[Result]:
+        dataset, name = self.train, prepared.strategy.name
+        cells = []
+        for split in splits:
+            queries = other if other is not None else tuple(dataset.sources[i] for i in split.test)
+            cells.append((dataset.subset(split.train), queries, split))
+        # A backbone made from a name is loaded again by each process; sending its weights would cost more.
+        backbone = reloadable(self.backbone) if self.n_jobs > 1 else self.backbone
+        common: dict[str, Any] = {
+            "n_views": self.n_views,
+            "seed": self.seed,
+            "policy": prepared.policy,
+            "backbone": backbone,
+        }
+        if self.n_jobs == 1 or len(cells) == 1:
+            return [
+                train_and_predict(
+                    name,
+                    prepared.head,
+                    part,
+                    queries,
+                    split,
+                    **common,
+                    # One curve is watched: the folds' would run into each other.
+                    on_step=(lambda row: self._tell_row(name, row)) if split is splits[0] else None,
+                )
+                for part, queries, split in cells
+            ]
+        results: list[Result] = joblib.Parallel(n_jobs=self.n_jobs)(
+            joblib.delayed(train_and_predict)(name, prepared.head, part, queries, split, **common)
+            for part, queries, split in cells
+        )
+        for row in results[0].history:
+            self._tell_row(name, row)
+        return results
+
+    def _tell(self, event: Event) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
+
+    def _tell_row(self, name: str, row: HistoryRow) -> None:
+        self._tell(Event("history", name, row=row))
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Training features per policy with the seconds they took, central ones, and those of the images to predict."""
+
+    views: dict[str, tuple[NDArray[np.float32], float]]
+    central: NDArray[np.float32]
+    test: NDArray[np.float32] | None
+    test_seconds: float
+
+
+def _nearest(train: NDArray[np.float32], test: NDArray[np.float32] | None) -> tuple[int, ...]:
+    """For each image to predict the training image with the largest cosine; never the image itself."""
+    unit = train / np.maximum(np.linalg.norm(train, axis=1, keepdims=True), 1e-12)
+    if test is None:
+        similarity = unit @ unit.T
+        np.fill_diagonal(similarity, -np.inf)
+    else:
+        similarity = (test / np.maximum(np.linalg.norm(test, axis=1, keepdims=True), 1e-12)) @ unit.T
+    return tuple(int(i) for i in similarity.argmax(axis=1))
