@@ -22,7 +22,7 @@ from fewshot.engines import check_jobs, make_engine
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import InvalidInputError
 from fewshot.evaluation import FeatureTask, evaluate_blocks
-from fewshot.features import extract_views
+from fewshot.features import check_varied, extract_views
 from fewshot.finetune.base import ImageHead
 from fewshot.heads import make_head
 from fewshot.heads.base import TransductiveHead
@@ -392,7 +392,9 @@ def _extract(planned: PlannedTask, settings: Settings, cache: bool, on_event: On
 
     sources = one.dataset.sources
     if one.is_query is None or not policy.has_views:
-        return extract(sources, policy)
+        features = extract(sources, policy)
+        check_varied(features[:, 0], np.array(one.dataset.labels), backbone.spec, one.dataset.names)
+        return features
     support = extract([sources[i] for i in np.flatnonzero(~one.is_query)], policy)
     query = extract([sources[i] for i in np.flatnonzero(one.is_query)], None)
     features = np.zeros((len(sources), *support.shape[1:]), dtype=np.float32)

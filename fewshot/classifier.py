@@ -14,13 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 from fewshot.augment import AugmentationLike, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone, Progress
-from fewshot.errors import InvalidInputError
-from fewshot.features import check_n_views, extract_views
+from fewshot.errors import ImageError, InvalidInputError
+from fewshot.features import check_n_views, check_varied, extract_views
 from fewshot.finetune.base import ImageHead, TrainingSetup
 from fewshot.heads import make_head
 from fewshot.heads.base import Head
 from fewshot.images.dataset import ImageDataset, as_labels, as_sources
-from fewshot.images.reader import ImageLike
+from fewshot.images.reader import ImageLike, read_image, source_name
 from fewshot.store import FeatureStore
 
 MAX_SEED = 2**32 - 1
@@ -87,6 +87,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             InvalidInputError: fewer than two classes, labels that do not fit, ``n_views`` below 1.
             UnknownNameError: a backbone, head or policy nobody registered.
             ImageError: an image cannot be read.
+            FeatureError: the backbone gives NaN, or the same features for every image.
         """
         head = make_head(self.head)
         policy = load_policy(self.augmentation)
@@ -110,6 +111,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 store=self._store(),
                 progress=progress,
             )
+            check_varied(features[:, 0], labels, backbone.spec, [source_name(image) for image in images])
             fit_on_views(head, features, labels, seed)
             if not isinstance(head, Head):
                 # A scikit-learn classifier is saved as what it was fitted on; see fewshot.modelfile.
@@ -140,18 +142,29 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._answer(X)[1]
 
     def _answer(
-        self, X: Sequence[ImageLike] | ImageDataset, progress: Progress | None = None
+        self,
+        X: Sequence[ImageLike] | ImageDataset,
+        progress: Progress | None = None,
+        errors: dict[int, ImageError] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[Any]]:
-        """Give (n, n_classes) probabilities and (n,) labels of images."""
+        """Give (n, n_classes) probabilities and (n,) labels of images.
+
+        Images that cannot be read are raised; where ``errors`` is given, they are entered there by their position
+        instead, and the answers are those of the others.
+        """
         check_is_fitted(self)
         images = as_sources(X)
         if not images:
             return np.empty((0, len(self.classes_))), self.classes_[:0]
         if isinstance(self.head_, ImageHead):
-            proba = self.head_.predict_proba_images(images)
+            images = images if errors is None else _readable(images, errors)
+            proba = self.head_.predict_proba_images(images) if images else np.empty((0, len(self.classes_)))
             return proba, self.classes_[proba.argmax(axis=1)]
         assert self.backbone_ is not None  # noqa: S101 - for the type checker
-        features = extract_views(self.backbone_, images, store=self._store(), progress=progress)[:, 0]
+        found = extract_views(self.backbone_, images, store=self._store(), progress=progress, errors=errors)[:, 0]
+        features = found if not errors else np.delete(found, list(errors), axis=0)
+        if not len(features):
+            return np.empty((0, len(self.classes_))), self.classes_[:0]
         proba, predicted = answers(self.head_, features)
         return proba, self.classes_[predicted]
 
@@ -217,6 +230,16 @@ def as_seed(random_state: int | np.random.RandomState | None) -> int:
     if not is_number or not 0 <= random_state <= MAX_SEED:
         raise InvalidInputError(f"random_state={random_state!r}: needs a whole number from 0 to {MAX_SEED}, or None.")
     return int(random_state)
+
+
+def _readable(images: tuple[ImageLike, ...], errors: dict[int, ImageError]) -> tuple[ImageLike, ...]:
+    """Keep the images that decode, and enter the others into ``errors`` by their position."""
+    for position, image in enumerate(images):
+        try:
+            read_image(image)
+        except ImageError as error:
+            errors[position] = error
+    return tuple(image for position, image in enumerate(images) if position not in errors)
 
 
 def _images_and_labels(

@@ -78,22 +78,14 @@ def predict_images(model: Path, images: Sequence[Path], *, strict: bool = False)
 
 def _outcomes(classifier: FewShotClassifier, files: list[str], strict: bool) -> Iterator[Outcome]:
     for start in range(0, len(files), _BLOCK):
-        errors: dict[str, ImageError] = {}
+        errors: dict[int, ImageError] | None = None if strict else {}
         block = files[start : start + _BLOCK]
-        for file in block:
-            try:
-                read_image(file)
-            except ImageError as error:
-                if strict:
-                    raise
-                errors[file] = error
-        good = [file for file in block if file not in errors]
-        rows = dict(zip(good, zip(*classifier._answer(good), strict=True), strict=True)) if good else {}
-        for file in block:
-            if file in errors:
-                yield file, "", [], errors[file]
+        rows = zip(*classifier._answer(block, errors=errors), strict=True)
+        for position, file in enumerate(block):
+            if errors and position in errors:
+                yield file, "", [], errors[position]
             else:
-                proba, label = rows[file]
+                proba, label = next(rows)
                 yield file, str(label), proba.tolist(), None
 
 

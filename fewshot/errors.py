@@ -7,6 +7,7 @@
     ├── InvalidInputError     (ValueError)    an argument outside its range, or arrays that do not fit
     ├── ImageError            (ValueError)    one image that cannot be used; has ``code`` and ``source``
     ├── DatasetError          (ValueError)    a folder, CSV or list from which nothing can be learned
+    ├── FeatureError          (RuntimeError)  a backbone whose features cannot be used
     ├── WeightsNotFoundError  (RuntimeError)  pretrained weights that are neither here nor reachable
     ├── ModelFileError        (RuntimeError)  a model folder that cannot or must not be loaded
     ├── EngineError           (RuntimeError)  workers that were lost while they computed
@@ -52,6 +53,10 @@ class ImageError(FewshotError, ValueError):
 
 class DatasetError(FewshotError, ValueError):
     """A folder, CSV or list from which nothing can be learned."""
+
+
+class FeatureError(FewshotError, RuntimeError):
+    """A backbone whose features cannot be used: not finite, or the same for every image."""
 
 
 class WeightsNotFoundError(FewshotError, RuntimeError):

@@ -77,3 +77,31 @@ def test_a_number_of_views_below_one_is_refused(backbone, images, n_views):
 
 def test_no_images_give_no_features(backbone):
     assert extract_views(backbone, [], augmentation="light", n_views=2).shape == (0, 3, 1280)
+
+
+def test_unreadable_images_are_entered_and_the_others_extracted(backbone, images, tmp_path):
+    (tmp_path / "not.jpg").write_bytes(b"<html>")
+    cut = images[1][: len(images[1]) // 2]
+    mixed = [images[0], str(tmp_path / "gone.jpg"), cut, images[1], str(tmp_path / "not.jpg"), cut, images[2]]
+    errors = {}
+    store = FeatureStore(tmp_path / "features.sqlite")
+    views = extract_views(backbone, mixed, augmentation="light", n_views=2, store=store, errors=errors)
+    codes = {position: error.code for position, error in sorted(errors.items())}
+    assert codes == {1: "VANISHED", 2: "TRUNCATED", 4: "NOT_AN_IMAGE", 5: "TRUNCATED"}
+    np.testing.assert_array_equal(views[[0, 3, 6]], extract_views(backbone, images, augmentation="light", n_views=2))
+    assert np.isnan(views[[1, 2, 4, 5]]).all()
+    assert len(store) == 9
+
+
+def test_without_errors_the_first_unreadable_image_is_raised(backbone, images):
+    from fewshot.errors import ImageError
+
+    with pytest.raises(ImageError, match="TRUNCATED"):
+        extract_views(backbone, [images[0], images[1][:500]])
+
+
+def test_large_files_make_small_blocks(backbone, images, monkeypatch):
+    import fewshot.features
+
+    monkeypatch.setattr(fewshot.features, "_BLOCK_BYTES", len(images[0]))
+    np.testing.assert_array_equal(extract_views(backbone, images)[:, 0], backbone.extract(images))
