@@ -14,7 +14,7 @@ from fewshot.augment import Policy, load_policy
 from fewshot.backbones.base import Backbone
 from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict
 from fewshot.classifier import answers, fit_on_views
-from fewshot.features import extract_views
+from fewshot.features import check_varied, extract_views
 from fewshot.finetune.base import HistoryRow
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
@@ -83,6 +83,7 @@ class Runner:
         central = next((rows[:, :1] for rows, _ in views.values()), None)
         if central is None:
             central, _ = self._timed_extract(sources, load_policy(None), "features of training images")
+        check_varied(central[:, 0], np.array(self.train.labels), self.backbone.spec, self.train.names)
         test, seconds = None, 0.0
         if other:
             extracted, seconds = self._timed_extract(other, load_policy(None), "features of images to predict")
