@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from fewshot.errors import ImageError
+from fewshot.images.findings import Finding
 
 
 class LazyImage(Protocol):
@@ -153,13 +154,26 @@ def read_payload(source: ImageLike) -> Payload:
 
 def decode(payload: Payload, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a payload to (H, W, 3) uint8 RGB; see :func:`read_image` for the rules and errors."""
+    return examine(payload, max_pixels=max_pixels)[0]
+
+
+def examine(payload: Payload, *, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
+    """Decode a payload, and say what is unusual about it.
+
+    Returns:
+        (H, W, 3) uint8 RGB pixels, and findings, whose ``images`` is ``(payload.name,)`` each; ordinary pictures have
+        none. Their codes: ``MULTI_FRAME`` (info), ``TINY``, ``THIN``, ``OTHER_FORMAT``, ``BAD_METADATA`` (warnings).
+
+    Raises:
+        ImageError: as :func:`read_image`.
+    """
     name, content = payload.name, payload.content
     if not isinstance(content, bytes):
-        return content
+        return content, ()
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image.size, max_pixels, name)
-            return _to_rgb(image, name)
+            return _to_rgb(image, name), ()
     except ImageError:
         raise
     except UnidentifiedImageError:
