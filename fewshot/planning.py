@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fewshot.augment import AugmentationLike
@@ -25,6 +19,7 @@ from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.evaluation import DRAW
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
+from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.findings import Finding, messages
@@ -41,8 +36,6 @@ Shots: TypeAlias = "int | tuple[int, int]"
 
 DEFAULT_STRATEGIES = ("prototypical", "linear-probe", "ridge", "gda", "knn")
 """What is compared where nothing is named: inductive heads on one central view, milliseconds per episode."""
-# Versions that can change a result in a digit that is reported.
-_PACKAGES = ("fewshot", "torch", "timm", "albumentations", "numpy", "scipy", "scikit-learn", "pillow", "openvino")
 
 
 @dataclass(frozen=True)
@@ -159,17 +152,16 @@ class Plan:
 
     def fixed_settings(self) -> dict[str, Any]:
         """Everything that results depend on: a run may be continued only with the same."""
-        backbones = {e.backbone.spec: _identity(e.backbone) for e in self.entries if e.backbone is not None}
+        backbones = {e.backbone.spec: backbone_identity(e.backbone) for e in self.entries if e.backbone is not None}
         return {
-            "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            **machine_identity(),
             "seed": self.settings.seed,
             "n_episodes": self.settings.n_episodes,
             "trained_episodes": self.settings.trained_episodes,
             "n_views": self.settings.n_views,
             "draw": DRAW,
             "backbones": backbones,
-            "strategies": {e.name: [_head_identity(e.prepared), e.prepared.policy.spec] for e in self.entries},
+            "strategies": {e.name: [head_identity(e.prepared), e.prepared.policy.spec] for e in self.entries},
             "datasets": {
                 one.name: {
                     "digest": one.digest,
@@ -407,7 +399,7 @@ def _audited(
         "images in memory" if isinstance(spec, ImageDataset) else os.fspath(spec),
         found.dataset,
         is_query,
-        _digest(text),
+        digest_of(text),
         settings.protocols(name),
         found.findings,
     )
@@ -449,8 +441,8 @@ def _make_tasks(dataset: PlannedDataset, entries: list[Entry], settings: Setting
     for entry in entries:
         policy = "" if entry.prepared.trains else entry.prepared.policy.spec
         views = settings.n_views if entry.prepared.policy.has_views else 0
-        key = json.dumps([dataset.digest, _identity(entry.backbone), entry.prepared.trains, policy, views])
-        groups.setdefault(_digest(key), []).append(entry)
+        key = json.dumps([dataset.digest, backbone_identity(entry.backbone), entry.prepared.trains, policy, views])
+        groups.setdefault(digest_of(key), []).append(entry)
     tasks = []
     for key, members in groups.items():
         trains = members[0].prepared.trains
@@ -467,53 +459,9 @@ def _make_tasks(dataset: PlannedDataset, entries: list[Entry], settings: Setting
 
 
 def _cell(key: str, dataset: str, entry: Entry, protocol: Protocol, seed: int, first: int, last: int) -> Cell:
-    what = [key, dataset, entry.name, _head_identity(entry.prepared), entry.prepared.policy.spec]
+    what = [key, dataset, entry.name, head_identity(entry.prepared), entry.prepared.policy.spec]
     text = json.dumps([*what, asdict(protocol), seed, first, last])
-    return Cell(_digest(text), dataset, entry.name, protocol, first, last)
-
-
-def _identity(backbone: Backbone | None) -> str:
-    """What determines a backbone's features to the last bit."""
-    if backbone is None:
-        return ""
-    runtimes = "+".join(network.runtime_name for network in backbone.networks)
-    return f"{backbone.fingerprint} {runtimes}"
-
-
-def _head_identity(prepared: Prepared) -> str:
-    head = prepared.head
-    parameters = ", ".join(f"{name}={as_text(value)}" for name, value in sorted(head.get_params().items()))
-    return f"{type(head).__module__}.{type(head).__qualname__}({parameters})"
-
-
-def as_text(value: Any) -> str:
-    """Write a parameter so that different values are told apart, and equal ones are equal in every process."""
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return f"array {value.shape} {value.dtype} {hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
-    if isinstance(value, np.ndarray):
-        return f"array {as_text(value.tolist())}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{as_text(key)}: {as_text(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(as_text, value)) + "]"
-    if isinstance(value, (set, frozenset)):
-        return "{" + ", ".join(sorted(map(as_text, value))) + "}"
-    if isinstance(value, CodeType):
-        return _digest(as_text([value.co_code.hex(), value.co_consts, value.co_names]))
-    if isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
-        return f"{value.__module__}.{value.__qualname__} {as_text(parts)}"
-    if isinstance(value, functools.partial):
-        return f"partial {as_text([value.func, value.args, value.keywords])}"
-    if isinstance(value, np.random.RandomState):
-        return f"RandomState {as_text(value.get_state())}"
-    if hasattr(value, "get_params") and not isinstance(value, type):
-        return f"{type(value).__qualname__}({as_text(value.get_params())})"
-    if " at 0x" in repr(value):
-        # The default representation tells an address, which is another in every process; what an object holds is not.
-        return f"{type(value).__module__}.{type(value).__qualname__} {as_text(getattr(value, '__dict__', {}))}"
-    return repr(value)
+    return Cell(digest_of(text), dataset, entry.name, protocol, first, last)
 
 
 def _in_words(settings: Settings, datasets: list[PlannedDataset]) -> str:
@@ -526,14 +474,3 @@ def _in_words(settings: Settings, datasets: list[PlannedDataset]) -> str:
     shown = "; ".join(f"{words} ({', '.join(names)})" if len(kinds) > 1 else words for words, names in kinds.items())
     split = " Support comes from the training split, queries from the test split." if settings.fixed_split else ""
     return f"{settings.n_episodes} episodes: {shown}.{split}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()

@@ -17,8 +17,9 @@ from fewshot.engines import make_engine
 from fewshot.errors import DatasetError, InvalidInputError, JournalError, MissingExtraError, UnknownNameError
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
+from fewshot.identity import as_text
 from fewshot.journal import canonical, read_journal
-from fewshot.planning import as_text, list_datasets, resolve_strategies
+from fewshot.planning import list_datasets, resolve_strategies
 from fewshot.report.benchmark import BenchmarkReport
 from fewshot.results import load_run
 
