@@ -73,7 +73,13 @@ def test_what_systems_leave_behind_is_neither_class_nor_image(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     dataset = ImageDataset.from_folder(tmp_path)
     assert found(dataset, tmp_path) == [("cat/1.png", "cat"), ("dog/1.png", "dog")]
-    assert dataset.notes == ()
+    (finding,) = dataset.findings
+    assert (finding.code, finding.severity) == ("IGNORED", "info")
+    assert "12 files or folders" in finding.message
+    ignored = ("._1.png", ".hidden", "__MACOSX", "Thumbs.db", "desktop.ini", ".DS_Store")
+    top = (".ipynb_checkpoints", "__MACOSX", "__pycache__", "@eaDir", ".DS_Store", "Thumbs.db")
+    expected = [str(tmp_path / "cat" / name) for name in ignored] + [str(tmp_path / name) for name in top]
+    assert sorted(finding.images) == sorted(expected)
 
 
 def test_files_without_an_image_suffix_are_left_out_and_counted(tmp_path):
@@ -256,7 +262,7 @@ def test_columns_can_be_named_and_others_are_ignored(write_csv):
     assert dataset.labels == ("a", "b")
 
 
-@pytest.mark.parametrize("header", ["image;label", "file,label", "image", ""])
+@pytest.mark.parametrize("header", ["image name,label", "file,label", "image", ""])
 def test_a_missing_column_lists_the_columns_there_are(write_csv, header):
     path = write_csv(f"{header}\nimages/1.png,a\n" if header else "")
     with pytest.raises(DatasetError, match="no column") as caught:

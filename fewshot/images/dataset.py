@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import operator
 import os
-import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +15,24 @@ from numpy.typing import NDArray
 
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.images.findings import Finding, messages
+from fewshot.images.folders import DiskTree, list_images
+from fewshot.images.labels import Labels, as_labels, is_missing, normalise_label
+from fewshot.images.layout import collect_training, understand
 from fewshot.images.reader import ImageLike, read_image, source_name
+from fewshot.images.tables import read_table
+from fewshot.images.tree import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .ico .heic .heif".split()
-)
-TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "val", "valid", "validation")
-_NOT_CLASSES = frozenset(("__MACOSX", "__pycache__", "@eaDir"))
+# What other modules know from here, wherever it is written.
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageDataset",
+    "as_labels",
+    "as_sources",
+    "find_splits",
+    "is_missing",
+    "list_images",
+    "normalise_label",
+]
 
 
 # Compared by identity: arrays have no single truth value to compare by.
@@ -68,46 +77,15 @@ class ImageDataset:
         """Collect ``root/<class>/**/<image>``; where ``root`` holds ``train`` and ``test`` folders, take ``train``.
 
         Hidden files, ``Thumbs.db`` and ``__MACOSX`` are no classes and no images; symbolic links are followed, each
-        real file once. Files are listed here, not decoded: an unreadable one is reported where images are used.
+        real file of a class once. Files are listed here, not decoded: an unreadable one is reported where images are
+        used. Every file is either a source or named in a finding, by itself or by a folder that holds it.
 
         Raises:
-            DatasetError: no such folder, or no image in any class folder.
+            DatasetError: no such folder, no image in any class folder, a class that may not be read, or splits without
+                one to train on.
         """
-        folder = Path(root)
-        _require_folder(folder)
-        findings: list[Finding] = []
-        splits = find_splits(folder)
-        if splits:
-            names = ", ".join(sorted(path.name for path in splits.values()))
-            said = f"{folder} holds the splits {names}; {splits['train'].name} is used."
-            findings.append(Finding("SPLITS", said))
-            folder = splits["train"]
-        sources, labels, written = [], [], []
-        for class_folder in sorted(path for path in folder.iterdir() if _is_class_folder(path)):
-            files, skipped = _image_files(class_folder)
-            if skipped:
-                said = f"{len(skipped)} files in {class_folder.name} have no image suffix and were left out."
-                findings.append(Finding("SKIPPED_FILES", said, tuple(skipped), "warning"))
-            if not files:
-                said = f"{class_folder.name} has no images and was dropped."
-                findings.append(Finding("EMPTY_CLASS", said, (str(class_folder),), "warning"))
-                continue
-            written.append(class_folder.name)
-            sources += files
-            labels += [normalise_label(class_folder.name)] * len(files)
-        if not sources:
-            loose = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
-            hint = f" {loose} images lie in it directly, outside any class folder." if loose else ""
-            raise DatasetError(
-                f"No images found in {folder}.{hint} Put them into one folder per class, for example "
-                f"{folder / 'cat' / '1.jpg'} and {folder / 'dog' / '1.jpg'}."
-            )
-        loose_files = [str(p) for p in folder.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
-        if loose_files:
-            said = f"{len(loose_files)} images outside any class folder were left out."
-            findings.append(Finding("LOOSE_IMAGES", said, tuple(loose_files), "warning"))
-        findings += _merged(written)
-        return cls(tuple(sources), tuple(labels), transform=transform, findings=tuple(findings))
+        found = collect_training(DiskTree(root))
+        return cls(found.sources, found.labels, transform=transform, findings=found.findings)
 
     @classmethod
     def from_csv(
@@ -121,53 +99,22 @@ class ImageDataset:
     ) -> ImageDataset:
         """Read image paths and labels from a CSV with a header row; relative paths start at ``root``.
 
+        Columns may be separated by commas, semicolons, tabs or vertical bars. Up to 5 % of missing images are left out
+        with a finding that gives their rows.
+
         Args:
-            path: the CSV, UTF-8 with or without a byte-order mark.
+            path: the CSV: UTF-8 with or without a byte-order mark, or UTF-16 or UTF-32 with one.
             image_column: the column with image paths.
             label_column: the column with labels.
             root: where relative paths start; the CSV's own folder if not given.
             transform: see the class.
 
         Raises:
-            DatasetError: no such file, a missing column, an empty cell or a missing image, with its row number.
+            DatasetError: no such file or no CSV, a missing column, an empty cell or a broken row, and more than 5 % of
+                the images or all of a class missing, with row numbers.
         """
-        table = Path(path)
-        base = Path(root) if root is not None else table.parent
-        try:
-            with table.open(encoding="utf-8-sig", newline="") as handle:
-                reader = csv.DictReader(handle)
-                columns = list(reader.fieldnames or ())
-                # Blank lines yield no row but count for whoever looks for the row in a spreadsheet.
-                rows = [(reader.line_num, row) for row in reader]
-        except FileNotFoundError:
-            raise DatasetError(f"No such file: {table}.") from None
-        except OSError as error:
-            raise DatasetError(f"{table} cannot be read: {error.strerror}.") from None
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DatasetError(f"{table} is not a UTF-8 CSV: {error}.") from None
-        for column in (image_column, label_column):
-            if column not in columns:
-                raise DatasetError(
-                    f"{table} has no column {column!r}; its columns are {columns}. Name them with image_column= and "
-                    "label_column=."
-                )
-        problems, sources, labels, written = [], [], [], []
-        for number, row in rows:
-            image, label = (row[image_column] or "").strip(), normalise_label(row[label_column] or "")
-            if not image or not label:
-                problems.append(f"row {number}: empty {image_column if not image else label_column}")
-            elif not os.path.exists(base / image):
-                problems.append(f"row {number}: no such image {base / image}")
-            else:
-                sources.append(str(base / image))
-                labels.append(label)
-                written.append(row[label_column])
-        if problems:
-            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise DatasetError(f"{table}: {'; '.join(problems[:5])}{more}.")
-        if not sources:
-            raise DatasetError(f"{table} has a header but no rows.")
-        return cls(tuple(sources), tuple(labels), transform=transform, findings=_merged(written))
+        found = read_table(path, image_column=image_column, label_column=label_column, root=root)
+        return cls(found.sources, found.labels, transform=transform, findings=found.findings)
 
     @classmethod
     def from_paths(
@@ -188,11 +135,12 @@ class ImageDataset:
             raise DatasetError("Got no images; give at least one path.")
         if labels is None:
             return cls(sources, _one_class_each(sources), transform=transform)
-        written = tuple(labels)
-        missing = [i for i, label in enumerate(written) if is_missing(label) or not normalise_label(label)]
+        written, known = tuple(labels), Labels()
+        names = tuple("" if is_missing(label) else known.normalise(label) for label in written)
+        missing = [i for i, name in enumerate(names) if not name]
         if missing:
             raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
-        return cls(sources, tuple(map(normalise_label, written)), transform=transform, findings=_merged(written))
+        return cls(sources, names, transform=transform, findings=known.findings())
 
     @classmethod
     def from_arrays(
@@ -266,116 +214,19 @@ def as_sources(images: Iterable[ImageLike] | ImageDataset) -> tuple[ImageLike, .
     return tuple(images)
 
 
-def is_missing(label: object) -> bool:
-    """Whether a label stands for none: None, NaN, or pandas' NA and NaT."""
-    return (
-        label is None
-        or (isinstance(label, (float, np.floating)) and bool(np.isnan(label)))
-        or type(label).__name__ in ("NAType", "NaTType")
-    )
+def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
+    """Find the folders to train and to test on at the top of ``root``: both, or an empty dictionary.
 
-
-def as_labels(y: Any) -> NDArray[Any]:
-    """Turn labels into an array, refusing those that numpy would silently turn into others: None, NaN, mixed kinds.
+    Where there is no ``test``, ``val`` takes its place.
 
     Raises:
-        InvalidInputError: such labels, or not one for each image.
+        DatasetError: no such folder.
     """
-    try:
-        written = list(y)
-    except TypeError:
-        raise InvalidInputError(f"y={y!r}: give one label for each image, in a list.") from None
-    missing = [i for i, label in enumerate(written) if is_missing(label)]
-    if missing:
-        raise InvalidInputError(f"{len(missing)} of {len(written)} labels are missing, the first at {missing[0]}.")
-    strings = sum(isinstance(label, str) for label in written)
-    if 0 < strings < len(written):
-        raise InvalidInputError("Labels are partly strings and partly not; make them all strings: list(map(str, y)).")
-    labels = np.asarray(y if isinstance(y, np.ndarray) or hasattr(y, "__array__") else written)
-    if labels.ndim != 1:
-        raise InvalidInputError(f"labels of shape {labels.shape}: give one label for each image.")
-    return labels
-
-
-def normalise_label(label: object) -> str:
-    """Turn a label into the string it is compared by: 1 and "1", "é" in one or two code points, are the same."""
-    if isinstance(label, (float, np.floating)) and float(label).is_integer():
-        label = int(label)
-    return unicodedata.normalize("NFC", str(label)).strip()
-
-
-def _merged(labels: Iterable[object]) -> tuple[Finding, ...]:
-    """Note the labels that are written differently and are one class nevertheless."""
-    written: dict[str, set[str]] = defaultdict(set)
-    for label in labels:
-        plain = label.item() if isinstance(label, np.generic) else label
-        written[normalise_label(label)].add(repr(plain))
-    return tuple(
-        Finding("MERGED_LABELS", f"{' and '.join(sorted(forms))} are one class, {name!r}.", severity="warning")
-        for name, forms in sorted(written.items())
-        if len(forms) > 1
-    )
-
-
-def find_splits(root: Path) -> dict[str, Path]:
-    """Find ``train`` and ``test`` folders at the top of ``root``: both, or an empty dictionary."""
-    found: dict[str, Path] = {}
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and path.name.lower() in TRAIN_NAMES:
-            found.setdefault("train", path)
-    for name in TEST_NAMES:
-        for path in sorted(root.iterdir()):
-            if path.is_dir() and path.name.lower() == name:
-                found.setdefault("test", path)
-    return found if len(found) == 2 else {}
-
-
-def list_images(root: str | os.PathLike[str]) -> list[str]:
-    """List the image files anywhere below a folder, sorted, whatever their folders mean.
-
-    Raises:
-        DatasetError: no such folder, or no image in it.
-    """
-    folder = Path(root)
-    _require_folder(folder)
-    files, _ = _image_files(folder)
-    if not files:
-        raise DatasetError(f"No images found in {folder}.")
-    return files
-
-
-def _require_folder(folder: Path) -> None:
-    if not folder.exists():
-        raise DatasetError(f"No such folder: {folder}.")
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is a file; give the folder that holds one folder per class.")
-
-
-def _is_class_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".") and path.name not in _NOT_CLASSES
-
-
-def _image_files(folder: Path) -> tuple[list[str], list[str]]:
-    """List image files below ``folder``, each real file and real folder once, and the other files."""
-    images: list[str] = []
-    others: list[str] = []
-    seen: set[str] = set()
-    top = os.path.realpath(folder)
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        # A link to an ancestor would be walked for ever, and one above the class folder leads into other classes.
-        if real in seen or (real != top and os.path.join(top, "").startswith(os.path.join(real, ""))):
-            folders[:] = []
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NOT_CLASSES)
-        for name in sorted(names):
-            path = os.path.join(parent, name)
-            if name.startswith(".") or name in ("Thumbs.db", "desktop.ini") or os.path.realpath(path) in seen:
-                continue
-            seen.add(os.path.realpath(path))
-            (images if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES else others).append(path)
-    return sorted(images), others
+    splits = understand(DiskTree(root)).splits
+    test = splits.get("test") or splits.get("val")
+    if "train" not in splits or test is None:
+        return {}
+    return {"train": Path(splits["train"].path), "test": Path(test.path)}
 
 
 def _one_class_each(sources: Sequence[ImageLike]) -> tuple[str, ...]:
