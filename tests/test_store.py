@@ -12,8 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from fewshot import store as store_module
-from fewshot.store import FeatureStore, default_store_path, feature_key
+from fewshot.store import FeatureStore, database, default_store_path, feature_key
 
 
 def vectors(count, size=16, seed=0):
@@ -158,9 +157,9 @@ def test_a_damaged_vector_is_missed_once_warned_about_and_replaced(path):
     first = next(iter(stored))
     damaged = stored[first].copy()
     damaged[3] += 1
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE features SET vector = ? WHERE key = ?", (damaged.tobytes(), first))
-    database.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE features SET vector = ? WHERE key = ?", (damaged.tobytes(), first))
+    connection.close()
     store = FeatureStore(path)
     with pytest.warns(RuntimeWarning, match=r"1 of the features.*damaged"):
         found = store.get(list(stored))
@@ -175,12 +174,12 @@ def test_a_row_of_another_type_is_a_damaged_one(path, value):
     stored = vectors(2)
     FeatureStore(path).put(stored)
     first, second = stored
-    with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE loose AS SELECT * FROM features")
-        database.execute("DROP TABLE features")
-        database.execute("ALTER TABLE loose RENAME TO features")
-        database.execute("UPDATE features SET vector = ? WHERE key = ?", (value, first))
-    database.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE loose AS SELECT * FROM features")
+        connection.execute("DROP TABLE features")
+        connection.execute("ALTER TABLE loose RENAME TO features")
+        connection.execute("UPDATE features SET vector = ? WHERE key = ?", (value, first))
+    connection.close()
     with pytest.warns(RuntimeWarning, match="damaged"):
         assert FeatureStore(path).get(list(stored)).keys() == {second}
 
@@ -189,33 +188,46 @@ def test_a_vector_under_another_key_is_not_believed(path):
     stored = vectors(2)
     FeatureStore(path).put(stored)
     first, second = stored
-    with sqlite3.connect(path) as database:
-        vector, digest = database.execute("SELECT vector, digest FROM features WHERE key = ?", (first,)).fetchone()
-        database.execute("UPDATE features SET vector = ?, digest = ? WHERE key = ?", (vector, digest, second))
-    database.close()
+    with sqlite3.connect(path) as connection:
+        vector, digest = connection.execute("SELECT vector, digest FROM features WHERE key = ?", (first,)).fetchone()
+        connection.execute("UPDATE features SET vector = ?, digest = ? WHERE key = ?", (vector, digest, second))
+    connection.close()
     with pytest.warns(RuntimeWarning, match="damaged"):
         assert FeatureStore(path).get([second]) == {}
 
 
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "header"])
-def test_an_unusable_file_costs_one_warning_and_nothing_else(path, damage):
+DAMAGES = {
+    "garbage": lambda good: b"x" * 9000,
+    "truncated": lambda good: good[: len(good) // 2],
+    "header": lambda good: b"\0" * 100 + good[100:],
+    "page": lambda good: good[:20_480] + b"\xff" * 4096 + good[24_576:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_made_anew_with_what_is_intact_in_it_and_one_warning(path, damage):
     stored = vectors(300)
     FeatureStore(path).put(stored)
-    good = path.read_bytes()
-    path.write_bytes(
-        {"garbage": b"x" * 9000, "truncated": good[: len(good) // 2], "header": b"\0" * 100 + good[100:]}[damage]
-    )
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
     store = FeatureStore(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for _ in range(2):
-            for key, vector in store.get(list(stored)).items():
-                assert vector.tobytes() == stored[key].tobytes()
-            store.put(stored)
+        found = store.get(list(stored))
+        store.put({key: vector for key, vector in stored.items() if key not in found})
+        assert_same(store.get(list(stored)), stored)
     (warning,) = caught
     assert warning.category is RuntimeWarning
     assert str(path) in str(warning.message)
-    assert "FEWSHOT_CACHE" in str(warning.message)
+    assert "damaged" in str(warning.message)
+    assert_same(FeatureStore(path).get(list(stored)), stored)
+    for key, vector in found.items():
+        assert vector.tobytes() == stored[key].tobytes()
+    if damage == "header":
+        assert len(found) == 300
+    elif damage != "garbage":
+        assert 0 < len(found) < 300
+    # What may not be a store at all is kept.
+    assert path.with_name("features.sqlite.damaged").exists() == (damage == "garbage")
 
 
 def test_an_empty_file_is_an_empty_store(path):
@@ -275,14 +287,13 @@ def test_a_forbidden_folder_costs_one_warning(path, monkeypatch):
 def test_a_full_disk_costs_one_warning_and_leaves_no_part(path, monkeypatch):
     stored = vectors(3)
     FeatureStore(path).put(stored)
-    connect = FeatureStore._connect
+    prepare = database.prepare
 
-    def connect_to_full_disk(self):
-        database = connect(self)
-        database.execute("PRAGMA max_page_count = 4")
-        return database
+    def prepare_on_full_disk(connection):
+        prepare(connection)
+        connection.execute("PRAGMA max_page_count = 8")
 
-    monkeypatch.setattr(FeatureStore, "_connect", connect_to_full_disk)
+    monkeypatch.setattr(database, "prepare", prepare_on_full_disk)
     with pytest.warns(RuntimeWarning, match="full") as caught:
         FeatureStore(path).put(vectors(100, size=500, seed=1))
     assert len(caught) == 1
@@ -294,7 +305,7 @@ def test_a_full_disk_costs_one_warning_and_leaves_no_part(path, monkeypatch):
 @pytest.mark.parametrize("batch", [1, 40])
 def test_the_file_stays_below_its_limit_and_the_newest_stay_in_it(path, monkeypatch, batch):
     now = iter(range(10_000))
-    monkeypatch.setattr(store_module.time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(database.time, "time", lambda: float(next(now)))
     limit = 200_000
     store = FeatureStore(path, limit_bytes=limit)
     for number in range(120 // batch):
