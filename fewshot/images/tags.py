@@ -1,0 +1,61 @@
+"""Tags of TIFF files and of EXIF, which is a TIFF file without pixels: read without trusting any count or offset."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One entry of a directory.
+
+    Attributes:
+        number: what it says, such as 274, the orientation.
+        count: how many values it has.
+        value: the first, where it is a whole number and stands in the entry itself.
+    """
+
+    number: int
+    count: int
+    value: int | None
+
+
+class BrokenTagsError(ValueError):
+    """A directory that cannot be read to its end."""
+
+
+_FORMATS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
+
+
+def first_directory(data: bytes, wanted: Container[int]) -> Iterator[Tag]:
+    """Give the wanted tags of the first directory of a TIFF or BigTIFF file, in the file's order.
+
+    Raises:
+        BrokenTagsError: no TIFF header, or a directory that ends early.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None or len(data) < 8:
+        raise BrokenTagsError("no TIFF header")
+    # The version, 42 or 43, is written in either order in the wild.
+    big = 43 in data[2:4]
+    try:
+        (start,) = struct.unpack_from(order + "Q", data, 8) if big else struct.unpack_from(order + "L", data, 4)
+        (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+        position, width, slot = start + (8 if big else 2), 20 if big else 12, 8 if big else 4
+        for _ in range(entries):
+            number, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHL"), data, position)
+            if number in wanted:
+                yield Tag(number, count, _value(data, position + width - slot, order, kind, count, slot))
+            position += width
+    except struct.error as error:
+        raise BrokenTagsError("the directory ends early") from error
+
+
+def _value(data: bytes, position: int, order: str, kind: int, count: int, slot: int) -> int | None:
+    code = _FORMATS.get(kind)
+    if code is None or count < 1 or struct.calcsize(order + code) * count > slot:
+        return None
+    (value,) = struct.unpack_from(order + code, data, position)
+    return int(value)
