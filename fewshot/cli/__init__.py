@@ -1,72 +1,98 @@
 """The command line: parses, calls the Python interface, prints.
 
-Exit codes: 0 done, 1 it could not be done, 2 the command was used wrongly.
+Exit codes: 0 done, 1 it could not be done, 2 the command was used wrongly, 128 and a signal's number where one ended
+it: 130 after Ctrl-C, 143 after SIGTERM, 141 where nobody reads the output any longer.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import shlex
+import sys
+import warnings
+from typing import Any
 
-import typer
+from fewshot import interrupts
 
-from fewshot import __version__
-from fewshot.cli import benchmarks, lists, training
-from fewshot.errors import FewshotError, InvalidInputError, UnknownNameError
-
-# Nothing here imports torch or timm: `fewshot --help` must answer at once. Commands import what they need.
-
-app = typer.Typer(
-    name="fewshot",
-    help="From two images to a classifier that can be trusted, and honest comparisons of strategies.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+# Nothing here takes noticeable time to import: signals are in order before anything else begins.
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     # Spinning threads collapse when a core is busy; this must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
     try:
-        app()
+        with interrupts.orderly():
+            code = _run_to_the_end()
+    finally:
+        warnings.formatwarning = plain
+    raise SystemExit(code)
+
+
+def command_line(*more: str) -> str:
+    """Give the command that is running, to be run again, with further options."""
+    program = ["python", "-m", "fewshot"] if os.path.basename(sys.argv[0]) == "__main__.py" else ["fewshot"]
+    fresh = [option for option in more if option not in sys.argv[2:]]
+    return shlex.join([*program, *sys.argv[1:2], *fresh, *sys.argv[2:]])
+
+
+def _run_to_the_end() -> int:
+    """Run the command and say the last word; give the exit code."""
+    from fewshot.cli import standard
+
+    with standard.streams():
+        code = _run()
+        try:
+            number = interrupts.received()
+            if number:
+                standard.say_last(interrupts.farewell(number))
+                code = 128 + number
+            sys.stdout.flush()
+        except SystemExit:
+            # Which went first, the work or the reader, makes no difference to the work.
+            code = code or standard.READER_GONE
+    return code
+
+
+def _run() -> int:
+    """Run the command and give its exit code; an error that follows from a signal is not worth telling."""
+    from fewshot.errors import FewshotError, InvalidInputError, UnknownNameError
+
+    try:
+        _call()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        return 130
     except FewshotError as error:
         from fewshot.console import say
 
-        say(f"Error: {error}")
-        raise SystemExit(2 if isinstance(error, (UnknownNameError, InvalidInputError)) else 1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        if not interrupts.received():
+            say(f"Error: {error}")
+        return 2 if isinstance(error, (UnknownNameError, InvalidInputError)) else 1
+    except BaseException:
+        if not interrupts.received():
+            raise
+        return 1
+    return 0
 
 
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"fewshot {__version__}")
-        raise typer.Exit
+def _call() -> None:
+    from fewshot.cli.app import app
+
+    try:
+        app()
+    except SystemExit:
+        # Output that cannot be written is an error of the command, not of the exit.
+        sys.stdout.flush()
+        raise
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """From two images to a classifier that can be trusted, and honest comparisons of strategies."""
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from fewshot.cli.app import app
 
-
-for _command in (
-    training.demo,
-    training.compare,
-    benchmarks.bench,
-    benchmarks.report,
-    training.fit,
-    training.predict,
-    training.augment,
-    lists.backbones,
-    lists.heads,
-    lists.augmentations,
-    lists.strategies,
-    lists.doctor,
-):
-    app.command()(_command)
+        return app
+    raise AttributeError(f"module 'fewshot.cli' has no attribute {name!r}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fewshot import interrupts
+from fewshot.cli import command_line
 from fewshot.cli.options import Json, NoCache, Strict
 
 
@@ -74,32 +77,34 @@ def bench(
     chosen = suite_from_options(suite, data, [*(datasets or []), *(dataset or [])], options)
     from fewshot.console import Watcher, print_benchmark, print_json, say
 
-    try:
-        with Watcher(quiet=json) as watcher:
-            report = run_suite(
-                chosen,
-                engine=engine,
-                n_jobs=jobs,
-                address=address,
-                resume=resume,
-                strict=strict,
-                cache=not no_cache,
-                on_event=watcher,
-            )
-    except KeyboardInterrupt:
-        kept = " Features that were extracted are kept."
-        if (Path(chosen.out) / "journal.jsonl").exists():
-            kept = (
-                f" Finished cells are kept in {chosen.out}: see them with `fewshot report {chosen.out}`, go on with "
-                "the same command and --resume."
-            )
-        say(f"Interrupted.{kept}")
-        raise typer.Exit(130) from None
+    interrupts.explain(lambda: _how_to_go_on(Path(chosen.out), resume, features=not no_cache))
+    with Watcher(quiet=json) as watcher:
+        report = run_suite(
+            chosen,
+            engine=engine,
+            n_jobs=jobs,
+            address=address,
+            resume=resume,
+            strict=strict,
+            cache=not no_cache,
+            on_event=watcher,
+        )
     if json:
         print_json(report.to_dict())
         return
     print_benchmark(report)
     say(f"Report: {Path(chosen.out) / 'report.html'}, report.json and report.md beside it")
+
+
+def _how_to_go_on(out: Path, resumed: bool, *, features: bool) -> str:
+    begun = (out / "journal.jsonl").exists()
+    if begun or resumed:
+        return (
+            f"Finished cells are kept in {out}: see them with `{shlex.join(['fewshot', 'report', str(out)])}`, go on "
+            f"with\n  {command_line('--resume')}"
+        )
+    kept = "Features that were extracted are kept; begin" if features else "Nothing is finished; begin"
+    return f"{kept} again with\n  {command_line()}"
 
 
 def report(
