@@ -1,6 +1,7 @@
 """Backbones: the packaged weights are the right ones, and features are what timm itself would compute."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 from timm.data import create_transform
 from timm.data.imagenet_info import ImageNetInfo
@@ -132,6 +134,62 @@ def test_a_model_saved_to_a_folder_is_loaded_from_it(tmp_path):
     loaded = load_backbone(f"local-dir:{tmp_path}").networks[0]
     for name, tensor in loaded.model.state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=0)
+
+
+@pytest.fixture
+def local_model(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", pretrained=False, num_classes=7)
+    timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 7}, safe_serialization=True)
+    return tmp_path
+
+
+def test_a_pickle_beside_safetensors_is_not_read_and_alone_is_refused(local_model):
+    torch.save({"weight": torch.zeros(1)}, local_model / "pytorch_model.bin")
+    assert load_backbone(f"local-dir:{local_model}").n_features
+    (local_model / "model.safetensors").unlink()
+    with pytest.raises(WeightsNotFoundError, match=r"only as pytorch_model\.bin.*safe_serialization=True"):
+        load_backbone(f"local-dir:{local_model}/")
+
+
+def test_a_model_of_which_timm_has_only_a_pickle_is_refused():
+    known = timm.list_models(pretrained=True)
+    pickled = next((name for name in known if not timm.get_pretrained_cfg(name).hf_hub_id), None)
+    if pickled is None:
+        pytest.skip("this version of timm has safetensors of every model")
+    with pytest.raises(WeightsNotFoundError, match=r"only as a pickle.*local-dir:FOLDER"):
+        load_backbone(pickled)
+
+
+def test_the_fingerprint_of_a_folder_covers_how_its_network_computes(local_model, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    config = json.loads((local_model / "config.json").read_text())
+    (other / "model.safetensors").write_bytes((local_model / "model.safetensors").read_bytes())
+    (other / "config.json").write_text(json.dumps(config | {"model_args": {"global_pool": "max"}}))
+    first, second = (load_backbone(f"local-dir:{folder}") for folder in (local_model, other))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert not np.allclose(first.extract([picture]), second.extract([picture]))
+    assert first.fingerprint != second.fingerprint
+    assert first.former_fingerprints == second.former_fingerprints
+
+
+def test_the_fingerprint_covers_the_preprocessing_and_not_the_runtime(local_model, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    config = json.loads((local_model / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
+    (other / "model.safetensors").write_bytes((local_model / "model.safetensors").read_bytes())
+    (other / "config.json").write_text(json.dumps(config))
+    first, second = (load_backbone(f"local-dir:{folder}", runtime="pytorch") for folder in (local_model, other))
+    assert first.fingerprint != second.fingerprint
+    assert load_backbone(f"local-dir:{local_model}", runtime="auto").fingerprint == first.fingerprint
+
+
+def test_weights_that_lack_a_layer_are_refused_rather_than_left_at_random(local_model):
+    tensors = load_file(local_model / "model.safetensors")
+    del tensors["layer4.0.conv1.weight"]
+    save_file(tensors, local_model / "model.safetensors")
+    with pytest.raises(WeightsNotFoundError, match=r"lacks layer4\.0\.conv1\.weight"):
+        load_backbone(f"local-dir:{local_model}")
 
 
 @pytest.mark.parametrize("spec", ["resnet18", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/no/such/folder"])

@@ -27,11 +27,13 @@ class Backbone(ABC):
         spec: how to load it again with :func:`fewshot.load_backbone`.
         fingerprint: digest of weights and preprocessing; equal fingerprints give equal features.
         n_features: width of a feature vector.
+        former_fingerprints: what earlier versions of this package called the same backbone in models of schema 1.
     """
 
     spec: str
     fingerprint: str
     n_features: int
+    former_fingerprints: tuple[str, ...] = ()
 
     @property
     @abstractmethod

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import socket
+import logging
+import re
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from fewshot.backbones.base import Network
 from fewshot.backbones.runtime import Engine, PixelNetwork, prepare, start_engine
+from fewshot.backbones.weights import find_weights, hub_offline, not_found
 from fewshot.errors import UnknownNameError, WeightsNotFoundError
 from fewshot.names import unknown_name
 
@@ -37,9 +37,11 @@ class TimmNetwork(Network):
         spec: how :func:`fewshot.load_backbone` finds it again.
         model: a timm model made with ``num_classes=0``, its weights loaded.
         device: where it runs.
+        recipe: what determines the features besides weights and preprocessing, as plain data; nothing for a network
+            whose name says it.
     """
 
-    def __init__(self, spec: str, model: nn.Module, device: str) -> None:
+    def __init__(self, spec: str, model: nn.Module, device: str, *, recipe: dict[str, Any] | None = None) -> None:
         # timm takes a second to import; names are checked without it.
         from timm.data.config import resolve_model_data_config
         from timm.data.transforms_factory import create_transform
@@ -58,7 +60,9 @@ class TimmNetwork(Network):
         self.runtime = prepare(self.model, example)
         with torch.inference_mode():
             self.n_features = int(self.runtime(example).shape[1])
-        self.fingerprint = _fingerprint(self.model, self.config)
+        self.fingerprint = _fingerprint(self.model, [self.config, _EXTRACTION_VERSION, *([recipe] if recipe else [])])
+        if recipe:
+            self.former_fingerprints = (_fingerprint(self.model, [self.config, _EXTRACTION_VERSION]),)
         self.use_runtime("auto")
 
     def use_runtime(self, runtime: str) -> None:
@@ -112,7 +116,8 @@ def load_timm(name: str, device: str, *, also_known: Sequence[str] = ()) -> Timm
 
     Raises:
         UnknownNameError: timm knows no such model.
-        WeightsNotFoundError: its weights are neither cached nor reachable. Random weights are never used instead.
+        WeightsNotFoundError: its weights are neither cached nor reachable, or there are only pickled ones. Random
+            weights are never used instead.
     """
     import timm
 
@@ -124,23 +129,53 @@ def load_timm(name: str, device: str, *, also_known: Sequence[str] = ()) -> Timm
             f"timm knows {name!r} and has no pretrained weights for it; random ones are of no use. "
             f"{_unknown(name, also_known)}"
         )
+    weights = find_weights(name)
     try:
-        with _fail_fast_without_network():
-            model = timm.create_model(name, pretrained=True, num_classes=0)
-    # huggingface_hub, requests, safetensors and timm each raise their own kinds here.
+        # Everything it needs is on this machine now, and nothing else may be fetched.
+        with hub_offline(), _MissingKeys() as missing:
+            overlay = {"source": "", "file": str(weights), "custom_load": False}
+            model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+    # safetensors and timm each raise their own kinds here.
     except Exception as error:
+        raise not_found(name, error) from error
+    untrained = sorted(missing.keys & dict(model.named_parameters()).keys())
+    if untrained:
         raise WeightsNotFoundError(
-            f"The weights of {name!r} could not be loaded: looked for {_where(name)} "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). {_WAYS_OUT}"
-        ) from error
-    return TimmNetwork(name, model, device)
+            f"{weights} lacks {', '.join(untrained[:3])}{' and more' * (len(untrained) > 3)} of {name!r}, which would "
+            "be left at random. Save the whole network, or choose another backbone."
+        )
+    return TimmNetwork(name, model, device, recipe=None if is_timm_name else _recipe(weights.parent))
 
 
-_WAYS_OUT = (
-    "Ways out: connect to the network once; or copy the file into the Hugging Face cache of this machine (its folder "
-    "is set by HF_HOME); or save the model to a folder and use 'local-dir:FOLDER'; or use a backbone whose weights "
-    "came with the installation: 'efficientnet_lite0' or 'efficientnet_lite2'."
-)
+def _recipe(folder: Path) -> dict[str, Any]:
+    """What a folder's own configuration says of how its network computes, which the weights alone do not tell."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {key: config.get(key) for key in ("architecture", "model_args", "global_pool")}
+
+
+class _MissingKeys(logging.Handler):
+    """Collects the names that timm says, in its log alone, it found no weights for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.keys: set[str] = set()
+        self._logger = logging.getLogger("timm.models._builder")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = re.match(r"Missing keys \((.*?)\)", record.getMessage())
+        self.keys.update(found[1].split(", ") if found else ())
+
+    def __enter__(self) -> Self:
+        self._before = self._logger.level, self._logger.propagate
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)
 
 
 def _unknown(name: str, also_known: Sequence[str]) -> UnknownNameError:
@@ -154,43 +189,10 @@ def _unknown(name: str, also_known: Sequence[str]) -> UnknownNameError:
     )
 
 
-@contextlib.contextmanager
-def _fail_fast_without_network() -> Iterator[None]:
-    """Use only cached files while the hub's host has no address: its client would retry for most of a minute."""
-    from huggingface_hub import constants
-
-    host = urlsplit(constants.ENDPOINT).hostname or ""
-    behind_proxy = any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
-    before = constants.HF_HUB_OFFLINE
-    if not behind_proxy:
-        try:
-            socket.getaddrinfo(host, 443)
-        except OSError:
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _where(name: str) -> str:
-    import timm
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    if name.startswith("local-dir:"):
-        folder = name.removeprefix("local-dir:")
-        return f"config.json and model.safetensors in {os.path.abspath(folder)}"
-    if name.startswith("hf-hub:"):
-        return f"model.safetensors of {name.removeprefix('hf-hub:')!r} in {HF_HUB_CACHE}"
-    config = timm.get_pretrained_cfg(name)
-    file = getattr(config, "hf_hub_filename", None) or "model.safetensors"
-    return f"{file} of {getattr(config, 'hf_hub_id', name)!r} in {HF_HUB_CACHE}"
-
-
-def _fingerprint(model: nn.Module, config: dict[str, Any]) -> str:
+def _fingerprint(model: nn.Module, rest: list[Any]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-    digest.update(json.dumps([config, _EXTRACTION_VERSION], sort_keys=True, default=str).encode())
+    digest.update(json.dumps(rest, sort_keys=True, default=str).encode())
     return digest.hexdigest()
