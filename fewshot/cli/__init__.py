@@ -80,7 +80,7 @@ def _run() -> int:
 
 
 def _call() -> None:
-    from fewshot.cli.app import app
+    from fewshot.cli.root import app
 
     try:
         app()
@@ -92,7 +92,7 @@ def _call() -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        from fewshot.cli.app import app
+        from fewshot.cli.root import app
 
         return app
     raise AttributeError(f"module 'fewshot.cli' has no attribute {name!r}")
