@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,26 @@ from fewshot.images.dataset import ImageDataset, as_labels, as_sources
 from fewshot.images.reader import ImageLike, read_image, source_name
 from fewshot.store import FeatureStore
 
+_BLOCK = 256
+
 MAX_SEED = 2**32 - 1
 """What numpy's older generators, and scikit-learn with them, take."""
+
+
+class Prediction(NamedTuple):
+    """What a classifier says of one image.
+
+    Attributes:
+        image: its name: the path, or a description of the object.
+        label: the predicted label; ``None`` where the image cannot be read.
+        proba: (n_classes,) class probabilities; ``None`` where the image cannot be read.
+        error: why the image cannot be read.
+    """
+
+    image: str
+    label: Any
+    proba: NDArray[np.float64] | None
+    error: ImageError | None
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -140,6 +158,41 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             NotFittedError: ``fit`` was not called.
         """
         return self._answer(X)[1]
+
+    def predict_each(
+        self, X: Sequence[ImageLike] | ImageDataset, *, strict: bool = False, progress: Progress | None = None
+    ) -> Iterator[Prediction]:
+        """Predict images one after the other, in blocks: memory does not grow with their number.
+
+        An image that cannot be read gets its error and the others are predicted. A transductive head labels the images
+        of each block together.
+
+        Args:
+            X: images.
+            strict: raise the first unreadable image instead.
+            progress: called with (images done, images in all).
+
+        Yields:
+            A :class:`Prediction` for each image, in order.
+
+        Raises:
+            ImageError: with ``strict``, an image cannot be read.
+            NotFittedError: ``fit`` was not called.
+        """
+        check_is_fitted(self)
+        images = as_sources(X)
+        for start in range(0, len(images), _BLOCK):
+            block = images[start : start + _BLOCK]
+            errors: dict[int, ImageError] = {}
+            rows = zip(*self._answer(block, errors=None if strict else errors), strict=True)
+            for position, image in enumerate(block):
+                if position in errors:
+                    yield Prediction(source_name(image), None, None, errors[position])
+                else:
+                    proba, label = next(rows)
+                    yield Prediction(source_name(image), label, proba, None)
+            if progress is not None:
+                progress(start + len(block), len(images))
 
     def _answer(
         self,

@@ -30,8 +30,6 @@ from fewshot.strategies import STRATEGIES
 Outcome: TypeAlias = "tuple[str, str, list[float], ImageError | None]"
 """(image, predicted label, probabilities, why it could not be read)."""
 
-_BLOCK = 256
-
 
 def fit_folder(directory: Path, output: Path, *, parameters: dict[str, Any], strict: bool = False) -> dict[str, Any]:
     """Train on a folder and save the model; return what was understood of the folder.
@@ -73,20 +71,11 @@ def predict_images(model: Path, images: Sequence[Path], *, strict: bool = False)
     """
     classifier = load(model)
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [str(path)])]
-    return [str(name) for name in classifier.classes_], _outcomes(classifier, files, strict)
-
-
-def _outcomes(classifier: FewShotClassifier, files: list[str], strict: bool) -> Iterator[Outcome]:
-    for start in range(0, len(files), _BLOCK):
-        errors: dict[int, ImageError] | None = None if strict else {}
-        block = files[start : start + _BLOCK]
-        rows = zip(*classifier._answer(block, errors=errors), strict=True)
-        for position, file in enumerate(block):
-            if errors and position in errors:
-                yield file, "", [], errors[position]
-            else:
-                proba, label = next(rows)
-                yield file, str(label), proba.tolist(), None
+    outcomes = (
+        (image, "" if error else str(label), [] if proba is None else proba.tolist(), error)
+        for image, label, proba, error in classifier.predict_each(files, strict=strict)
+    )
+    return [str(name) for name in classifier.classes_], outcomes
 
 
 def prediction_rows(

@@ -260,3 +260,37 @@ def test_bad_data_is_named(paths, tmp_path):
     text.write_text("hello")
     with pytest.raises(ImageError, match=r"text\.jpg"):
         classifier.fit([images[0], text], ["a", "b"])
+
+
+def test_predicting_each_image_lists_the_unreadable_ones_and_answers_as_predict_does(two_fruits, tmp_path, monkeypatch):
+    import fewshot.classifier
+
+    monkeypatch.setattr(fewshot.classifier, "_BLOCK", 2)
+    train, test = two_fruits
+    classifier = FewShotClassifier(augmentation="none").fit(train)
+    good = list(test.sources[:4])
+    gone = str(tmp_path / "gone.jpg")
+    done = []
+    each = list(classifier.predict_each([good[0], gone, *good[1:], b""], progress=lambda *row: done.append(row)))
+    assert [row.error.code if row.error else "" for row in each] == ["", "VANISHED", "", "", "", "EMPTY"]
+    assert each[1].image == gone
+    assert each[1].label is each[1].proba is None
+    answered = [row for row in each if row.error is None]
+    assert [row.label for row in answered] == classifier.predict(good).tolist()
+    np.testing.assert_allclose([row.proba for row in answered], classifier.predict_proba(good), rtol=1e-5)
+    assert done == [(2, 6), (4, 6), (6, 6)]
+
+
+def test_predicting_each_image_strictly_stops_at_the_first_unreadable_one(two_fruits):
+    train, test = two_fruits
+    classifier = FewShotClassifier(augmentation="none").fit(train)
+    with pytest.raises(ImageError, match="EMPTY"):
+        list(classifier.predict_each([test.sources[0], b""], strict=True))
+
+
+def test_a_network_trained_from_scratch_lists_unreadable_images_too(two_fruits):
+    train, test = two_fruits
+    classifier = FewShotClassifier(head="simple-cnn", augmentation="none").fit(train)
+    each = list(classifier.predict_each([b"", test.sources[0], b"x"]))
+    assert [row.error.code if row.error else "" for row in each] == ["EMPTY", "", "NOT_AN_IMAGE"]
+    assert each[1].label == classifier.predict([test.sources[0]])[0]
