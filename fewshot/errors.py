@@ -7,6 +7,7 @@
     ├── InvalidInputError     (ValueError)    an argument outside its range, or arrays that do not fit
     ├── ImageError            (ValueError)    one image that cannot be used; has ``code`` and ``source``
     ├── DatasetError          (ValueError)    a folder, CSV or list from which nothing can be learned
+    │   └── ArchiveError                      an archive that is damaged or not safe to unpack; has ``code``
     ├── FeatureError          (RuntimeError)  a backbone whose features cannot be used
     ├── WeightsNotFoundError  (RuntimeError)  pretrained weights that are neither here nor reachable
     ├── ModelFileError        (RuntimeError)  a model folder that cannot or must not be loaded
@@ -57,6 +58,24 @@ class DatasetError(FewshotError, ValueError):
 
 class FeatureError(FewshotError, RuntimeError):
     """A backbone whose features cannot be used: not finite, or the same for every image."""
+
+
+class ArchiveError(DatasetError):
+    """An archive that is damaged, or that must not be unpacked.
+
+    Attributes:
+        code: a stable reason such as ``"UNSAFE_NAME"`` (see ``fewshot.images.archive``).
+        source: the archive's path.
+    """
+
+    def __init__(self, code: str, source: str, message: str) -> None:
+        super().__init__(f"{source}: {message} [{code}]")
+        self.code = code
+        self.source = source
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[ArchiveError], tuple[str, str, str]]:
+        return type(self), (self.code, self.source, self.message)
 
 
 class WeightsNotFoundError(FewshotError, RuntimeError):

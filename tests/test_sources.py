@@ -117,7 +117,10 @@ def test_leaf_folders_are_classes(tmp_path):
     assert dataset.counts() == {"Greek/alpha": 2, "Greek/beta": 1, "Latin/alpha": 1}
     for source, label in zip(dataset.sources, dataset.labels, strict=True):
         assert Path(source).parent == folder / label
-    assert dataset.notes == ("1 images outside any class folder were left out.",)
+    skipped, loose = dataset.findings
+    assert (skipped.code, skipped.images) == ("SKIPPED_FILES", (str(folder / "Latin" / "notes.txt"),))
+    assert (loose.code, loose.images) == ("LOOSE_IMAGES", (str(folder / "stray.png"),))
+    assert "1 images outside any class folder were left out." in dataset.notes
     assert dataset_name(f"leaves:{folder}/") == "letters"
 
 

@@ -1,9 +1,10 @@
-"""Data sets by name: a folder, a CSV, the fruits, leaf folders and the classification data sets of torchvision.
+"""Data sets by name: a folder, an archive, a CSV, the fruits, leaf folders and the data sets of torchvision.
 
 ::
 
     "photos"                    a folder with one folder per class, or with such train, val and test folders in it
-    "photos.csv"                image paths and labels
+    "photos.zip"                the same, packed; .tar, .tar.gz, .tar.bz2 and .tar.xz too
+    "photos.csv"                image paths and labels; .tsv too
     "fruits"                    the demo's photographs
     "leaves:omniglot"           every folder that directly holds images is a class, such as omniglot/Greek/character01
     "torchvision:Flowers102"    a class of torchvision.datasets
@@ -11,55 +12,48 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import threading
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import TypeAlias
 
 from fewshot.errors import DatasetError
-from fewshot.images.dataset import ImageDataset, find_splits, list_images, normalise_label
+from fewshot.images.archive import ArchiveTree
+from fewshot.images.dataset import ImageDataset
 from fewshot.images.findings import Finding
+from fewshot.images.folders import DiskTree, find_images
+from fewshot.images.labels import normalise_label
+from fewshot.images.layout import (
+    Collected,
+    Layout,
+    beside_splits,
+    collect_classes,
+    collect_split,
+    collect_training,
+    understand,
+)
 from fewshot.images.reader import ImageLike
+from fewshot.images.tables import TABLE_SUFFIXES
+from fewshot.images.torchvision_sets import IndexedImage, data_folder, load_torchvision
+from fewshot.images.tree import ARCHIVE_SUFFIXES, LeftOut, Tree, is_archive_name
 from fewshot.names import unknown_name
+
+__all__ = [
+    "DatasetSpec",
+    "IndexedImage",
+    "data_folder",
+    "dataset_name",
+    "load_dataset",
+    "load_splits",
+    "load_train_and_test",
+    "name_datasets",
+]
 
 DatasetSpec: TypeAlias = "ImageDataset | str | os.PathLike[str]"
 
 _FORMS = ("fruits", "leaves:FOLDER", "torchvision:NAME")
-_HINT = "A folder with one folder per class or a .csv file is given by its path."
-# What the makers of data sets call their splits. trainval is all there is to train on where train is not offered.
-_SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid", "validation"), "test": ("test",)}
-_GIVEN = ("root", "split", "train", "download")
-
-
-_READING = threading.Lock()
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class IndexedImage:
-    """An image of a map-style data set, read when it is asked for: only its number is kept.
-
-    Attributes:
-        dataset: whose item ``index`` is a pair of an image and a label.
-        index: which.
-        name: of the image, for messages and reports.
-    """
-
-    dataset: Any
-    index: int
-    name: str
-
-    def load(self) -> ImageLike:
-        """Read the image, as the data set gives it."""
-        # One at a time: data sets need not be safe for threads (torchvision's FakeData draws from torch's generator).
-        with _READING:
-            image: ImageLike = self.dataset[self.index][0]
-        return image
+_HINT = "A folder with one folder per class, an archive of it or a .csv file is given by its path."
 
 
 def load_dataset(spec: DatasetSpec) -> ImageDataset:
@@ -82,11 +76,14 @@ def load_dataset(spec: DatasetSpec) -> ImageDataset:
     if kind == "csv":
         return ImageDataset.from_csv(rest)
     if kind == "folder":
-        parts = _split_folders(Path(rest))
-        return _join(_from_folders(parts)) if parts else _with_hint(ImageDataset.from_folder(rest), Path(rest))
+        tree = _tree(rest)
+        layout = understand(tree)
+        if layout.splits:
+            return _join(_from_splits(tree, layout))
+        return _with_hint(_dataset(collect_classes(tree, layout)), tree, layout)
     if kind == "fruits":
         return _join(_fruits(), once=True)
-    return _join(_from_torchvision(rest))
+    return _join(load_torchvision(rest))
 
 
 def load_splits(spec: DatasetSpec) -> dict[str, ImageDataset]:
@@ -108,17 +105,42 @@ def load_splits(spec: DatasetSpec) -> dict[str, ImageDataset]:
     if not isinstance(spec, ImageDataset):
         kind, rest = _parse(spec)
         if kind == "folder":
-            splits = _from_folders(_split_folders(Path(rest)))
+            tree = _tree(rest)
+            splits = _from_splits(tree, understand(tree))
         elif kind == "fruits":
             splits = _fruits()
         elif kind == "torchvision":
-            splits = _from_torchvision(rest)
+            splits = load_torchvision(rest)
     if len(splits) < 2:
         raise DatasetError(
             f"{dataset_name(spec)} has no fixed splits. Draw episodes from all of its images, or give a folder with "
             "train and test folders in it."
         )
     return splits
+
+
+def load_train_and_test(spec: DatasetSpec) -> tuple[ImageDataset, ImageDataset | None]:
+    """Collect the images to train on, and those to test on where a data set comes with fixed splits.
+
+    Args:
+        spec: see :func:`load_dataset`. Where there is no ``test``, ``val`` takes its place.
+
+    Raises:
+        DatasetError: splits without one to train on, or as :func:`load_dataset`.
+        UnknownNameError: a name that is none of the known forms.
+        MissingExtraError: ``"fruits"`` without the packages of the ``demo`` extra.
+    """
+    if not isinstance(spec, ImageDataset):
+        kind, rest = _parse(spec)
+        if kind == "folder":
+            tree = _tree(rest)
+            layout = understand(tree)
+            test = next((split for split in ("test", "val") if split in layout.splits), None)
+            if "train" in layout.splits and test is not None:
+                train_set = _dataset(collect_training(tree))
+                return train_set, _dataset(collect_split(tree, layout, test))
+            return _dataset(collect_training(tree)), None
+    return load_dataset(spec), None
 
 
 def dataset_name(spec: DatasetSpec) -> str:
@@ -129,7 +151,10 @@ def dataset_name(spec: DatasetSpec) -> str:
     if colon and prefix == "torchvision":
         return rest
     path = Path(os.path.abspath(rest if colon and prefix == "leaves" else spec))
-    return path.stem if path.suffix.lower() == ".csv" else path.name or str(path)
+    for suffix in (*TABLE_SUFFIXES, *ARCHIVE_SUFFIXES):
+        if path.name.lower().endswith(suffix) and not path.is_dir():
+            return path.name[: -len(suffix)] or path.name
+    return path.name or str(path)
 
 
 def name_datasets(specs: Sequence[DatasetSpec]) -> list[str]:
@@ -160,14 +185,6 @@ def _path_parts(spec: DatasetSpec) -> tuple[str, ...]:
     return Path(os.path.abspath(text.removeprefix("leaves:"))).parts[1:]
 
 
-def data_folder() -> Path:
-    """Where downloaded data sets are kept: ``FEWSHOT_DATA``, else ``data`` in the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    folder = os.environ.get("FEWSHOT_DATA")
-    return Path(folder).expanduser() if folder else user_cache_path("fewshot", appauthor=False) / "data"
-
-
 def _parse(spec: str | os.PathLike[str]) -> tuple[str, str]:
     """Tell the form of a spec, and what follows its prefix."""
     text = os.fspath(spec)
@@ -179,7 +196,7 @@ def _parse(spec: str | os.PathLike[str]) -> tuple[str, str]:
             if not rest:
                 raise DatasetError(f"{text!r} says nothing after the colon; give {prefix}:NAME or {prefix}:FOLDER.")
             return prefix, rest
-    if text.lower().endswith(".csv"):
+    if text.lower().endswith(TABLE_SUFFIXES):
         return "csv", text
     if not os.path.exists(text):
         # One letter before the colon is a drive.
@@ -190,9 +207,12 @@ def _parse(spec: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def _from_leaves(folder: Path) -> ImageDataset:
+    files, findings = find_images(folder)
+    if not files:
+        raise DatasetError(f"No images found in {folder}.")
     by_class: dict[str, list[str]] = {}
     loose: list[str] = []
-    for path in list_images(folder):
+    for path in files:
         relative = Path(path).parent.relative_to(folder)
         if relative == Path():
             loose.append(path)
@@ -208,34 +228,40 @@ def _from_leaves(folder: Path) -> ImageDataset:
     return ImageDataset(
         tuple(path for name in names for path in by_class[name]),
         tuple(name for name in names for _ in by_class[name]),
-        findings=(Finding("LOOSE_IMAGES", said, tuple(loose), "warning"),) if loose else (),
+        findings=(*findings, *((Finding("LOOSE_IMAGES", said, tuple(loose), "warning"),) if loose else ())),
     )
 
 
-def _with_hint(dataset: ImageDataset, folder: Path) -> ImageDataset:
+def _tree(path: str) -> Tree:
+    """Open a folder or an archive."""
+    if is_archive_name(path) and os.path.isfile(path):
+        return ArchiveTree(path)
+    return DiskTree(path)
+
+
+def _dataset(found: Collected) -> ImageDataset:
+    return ImageDataset(found.sources, found.labels, findings=found.findings)
+
+
+def _with_hint(dataset: ImageDataset, tree: Tree, layout: Layout) -> ImageDataset:
     """Note where the classes hold nothing but folders: they may be one level too high."""
-    classes = [folder / name for name in dataset.class_names if (folder / name).is_dir()]
-    if not classes or any(path.is_file() for one in classes for path in one.iterdir()):
+    # The classes are listed a second time, and whatever is left out has been noted the first time.
+    listed = [tree.contents(folder, LeftOut()) for folder in layout.folders]
+    if any(files for _, files in listed) or not any(folders for folders, _ in listed) or tree.unwraps:
         return dataset
-    hint = f"The classes of {folder} hold folders only; leaves:{folder} takes each of these for a class."
-    return replace(dataset, findings=(*dataset.findings, Finding("NOTE", hint)))
+    hint = f"The classes of {layout.folder.path} hold folders only; leaves:{layout.folder.path} takes each of these "
+    return replace(dataset, findings=(*dataset.findings, Finding("NOTE", f"{hint}for a class.")))
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """Find a folder's train, val and test folders: at least two, or none."""
-    if not folder.is_dir() or not (found := find_splits(folder)):
-        return {}
-    # find_splits takes val for test where there is no test; here each is what it is called.
-    parts = {"train": found["train"]}
-    for key in ("val", "test"):
-        for path in sorted(folder.iterdir()):
-            if path.is_dir() and path.name.lower() in _SPLITS[key]:
-                parts.setdefault(key, path)
-    return parts
-
-
-def _from_folders(parts: Mapping[str, Path]) -> dict[str, ImageDataset]:
-    return {key: ImageDataset.from_folder(path) for key, path in parts.items()}
+def _from_splits(tree: Tree, layout: Layout) -> dict[str, ImageDataset]:
+    """Collect each split; what lies beside them is found in the first."""
+    found = {split: collect_split(tree, layout, split) for split in layout.splits}
+    first = next(iter(found), None)
+    beside = (*layout.findings, *layout.left.findings(), *beside_splits(layout)) if first else ()
+    return {
+        split: _dataset(replace(part, findings=(*beside, *part.findings) if split == first else part.findings))
+        for split, part in found.items()
+    }
 
 
 def _fruits() -> dict[str, ImageDataset]:
@@ -259,122 +285,3 @@ def _join(splits: Mapping[str, ImageDataset], *, once: bool = False) -> ImageDat
     findings.append(Finding("SPLITS", f"The splits {', '.join(splits)} are used together: {len(kept)} images."))
     joined = ImageDataset(tuple(sources), tuple(labels), image_names=tuple(names), findings=tuple(findings))
     return joined.subset(kept)
-
-
-def _from_torchvision(name: str) -> dict[str, ImageDataset]:
-    """Build the splits of a torchvision data set; one called ``"all"`` where there are none."""
-    import torchvision.datasets
-
-    maker = getattr(torchvision.datasets, name, None)
-    if not (isinstance(maker, type) and hasattr(maker, "__getitem__")):
-        raise unknown_name("torchvision data set", name, torchvision.datasets.__all__)
-    parameters = inspect.signature(maker).parameters
-    needed = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in _GIVEN
-    ]
-    if needed:
-        raise DatasetError(
-            f"torchvision's {name} also needs {', '.join(needed)}, which no name can say. Make it yourself, and give "
-            "its images and labels to ImageDataset.from_paths."
-        )
-    candidates: dict[str, list[dict[str, object]]] = {"all": [{}]}
-    if "split" in parameters:
-        candidates = {key: [{"split": value} for value in values] for key, values in _SPLITS.items()}
-    elif "train" in parameters:
-        candidates = {"train": [{"train": True}], "test": [{"train": False}]}
-    built: dict[str, Any] = {}
-    refusal: ValueError | None = None
-    for key, options in candidates.items():
-        for given in options:
-            try:
-                built[key] = _build(maker, name, given)
-                break
-            except DatasetError:
-                raise
-            # torchvision refuses a split that it does not know so, before it looks for any file.
-            except ValueError as error:
-                refusal = error
-    if not built:
-        raise DatasetError(
-            f"torchvision's {name} has no split called train, val or test ({refusal}). Make it yourself, and give its "
-            "images and labels to ImageDataset.from_paths."
-        ) from refusal
-    return {key: _as_images(dataset, f"{name}/{key}") for key, dataset in built.items()}
-
-
-def _build(maker: Any, name: str, options: Mapping[str, object]) -> Any:
-    parameters, folder = inspect.signature(maker).parameters, data_folder()
-    given = dict(options) | ({"root": str(folder)} if "root" in parameters else {})
-    downloads = "download" in parameters
-    try:
-        # First what is there: some classes would download again, some refuse to download what was put there by hand.
-        return maker(**given)
-    except ValueError:
-        raise
-    except Exception as error:
-        if not downloads:
-            raise _cannot_get(name, folder, error, "torchvision cannot download it") from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return maker(**given, download=True)
-    except Exception as error:
-        raise _cannot_get(name, folder, error, "The download failed") from error
-
-
-def _cannot_get(name: str, folder: Path, error: Exception, what: str) -> DatasetError:
-    reason = " ".join(str(error).split()).rstrip(".") or "no reason given"
-    return DatasetError(
-        f"torchvision's {name} is not in {folder}. {what} ({type(error).__name__}: {reason}). Put its files there by "
-        f"hand, laid out as the documentation of torchvision.datasets.{name} says, or set FEWSHOT_DATA to the folder "
-        "that was given to torchvision as root."
-    )
-
-
-def _as_images(dataset: Any, name: str) -> ImageDataset:
-    """List a map-style data set's images without reading them."""
-    targets = _targets(dataset, name)
-    label_of = _label_names(dataset, sorted(set(targets)))
-    names = tuple(f"{name}/{index}" for index in range(len(targets)))
-    sources = tuple(IndexedImage(dataset, index, image_name) for index, image_name in enumerate(names))
-    return ImageDataset(sources, tuple(label_of[target] for target in targets), image_names=names)
-
-
-def _targets(dataset: Any, name: str) -> list[int]:
-    """Find (n,) integer labels: where torchvision keeps them, or else by reading every item once."""
-    for attribute in ("targets", "labels", "_labels"):
-        values = getattr(dataset, attribute, None)
-        if values is not None and len(values) == len(dataset):
-            return _integers(values, name)
-    # One first: reading all takes long, and is in vain where the labels are none.
-    _integers([dataset[index][1] for index in range(min(1, len(dataset)))], name)
-    return _integers([dataset[index][1] for index in range(len(dataset))], name)
-
-
-def _integers(values: Any, name: str) -> list[int]:
-    try:
-        labels = np.asarray(values)
-    except (TypeError, ValueError):
-        labels = np.empty(0)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DatasetError(
-            f"{name} of torchvision has no integer label for each image; only data sets for classification can be used."
-        )
-    found: list[int] = labels.tolist()
-    return found
-
-
-def _label_names(dataset: Any, targets: list[int]) -> dict[int, str]:
-    """Name labels as the data set does, if it does; a name that two of them share gets the label's number."""
-    written: dict[int, object] = {}
-    classes, positions = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
-    if isinstance(classes, (list, tuple)):
-        written = dict(enumerate(classes))
-    elif isinstance(positions, Mapping):
-        written = {int(position): word for word, position in reversed(list(positions.items()))}
-    # ImageNet gives several words for each class.
-    words = {t: written.get(t, t) for t in targets}
-    names = {t: normalise_label(", ".join(w) if isinstance(w, (list, tuple)) else w) for t, w in words.items()}
-    uses = Counter(names.values())
-    return {t: f"{name} ({t})" if uses[name] > 1 else name for t, name in names.items()}
