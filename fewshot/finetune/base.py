@@ -47,12 +47,14 @@ class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ign
     Attributes:
         needs_backbone: whether it starts from a pretrained network.
         chooses_views: whether it decides itself how many augmented views it sees.
+        kept: names and types of what training found besides tensors, which a saved model keeps as JSON.
         classes_: (n_classes,) the labels, sorted.
         history_: the training curve.
     """
 
     needs_backbone: ClassVar[bool]
     chooses_views: ClassVar[bool] = False
+    kept: ClassVar[Mapping[str, type]] = {}
     classes_: NDArray[Any]
     history_: list[HistoryRow]
 
@@ -90,6 +92,36 @@ class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ign
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Give what was learned, for saving."""
+
+    @abstractmethod
+    def blank_tensors(self, n_classes: int, backbone: Backbone | None) -> dict[str, Tensor]:
+        """Give tensors of the shapes and types that :meth:`restore` needs, on any device, whatever their values.
+
+        Raises:
+            InvalidInputError: a backbone the head cannot use.
+        """
+
+    def facts(self) -> dict[str, Any]:
+        """Give what training found besides tensors, as JSON can hold it."""
+        found = {name: getattr(self, name) for name in self.kept if hasattr(self, name)}
+        return {n: {repr(k): v for k, v in x.items()} if isinstance(x, dict) else x for n, x in found.items()}
+
+    def restore_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take back what :meth:`facts` gave.
+
+        Raises:
+            InvalidInputError: a name the head does not keep, or a value of another type.
+        """
+        for name, value in facts.items():
+            kind = self.kept.get(name)
+            # JSON writes 1.0 as 1 in other programs' hands.
+            number = kind is float and isinstance(value, int) and not isinstance(value, bool)
+            if kind is None or not (type(value) is kind or number):
+                raise InvalidInputError(f"{type(self).__name__} keeps no {name!r} of type {type(value).__name__}.")
+            try:
+                setattr(self, name, {float(k): float(v) for k, v in value.items()} if kind is dict else kind(value))
+            except (TypeError, ValueError):
+                raise InvalidInputError(f"{name!r} of {type(self).__name__} needs numbers.") from None
 
     @abstractmethod
     def restore(self, tensors: Mapping[str, Tensor], classes: NDArray[Any], backbone: Backbone | None) -> None:

@@ -88,6 +88,11 @@ class _SimpleCNNBase(ImageHead):
         """Give the network's weights."""
         return dict(self.model_.state_dict())
 
+    def blank_tensors(self, n_classes: int, backbone: Backbone | None) -> dict[str, Tensor]:
+        """Give the network's weights without memory for them."""
+        with torch.device("meta"):
+            return dict(SimpleCNN(n_classes, seed=0).state_dict())
+
     def restore(self, tensors: Mapping[str, Tensor], classes: NDArray[Any], backbone: Backbone | None) -> None:
         """Take back the network's weights."""
         self.classes_ = classes
@@ -158,6 +163,7 @@ class TunedSimpleCNNHead(_SimpleCNNBase):
     """
 
     chooses_views: ClassVar[bool] = True
+    kept: ClassVar[Mapping[str, type]] = {"note_": str}
 
     def __init__(
         self,

@@ -79,6 +79,7 @@ class FineTune(ImageHead):
     """
 
     needs_backbone: ClassVar[bool] = True
+    kept: ClassVar[Mapping[str, type]] = {"learning_rate_": float, "validation_": dict, "n_views_": int, "note_": str}
 
     def __init__(
         self,
@@ -213,6 +214,12 @@ class FineTune(ImageHead):
     def tensors(self) -> dict[str, Tensor]:
         """Give the weights of the tail and of the classifier."""
         return {name: tensor.cpu().contiguous() for name, tensor in self.model_.state_dict().items()}
+
+    def blank_tensors(self, n_classes: int, backbone: Backbone | None) -> dict[str, Tensor]:
+        """Give the tail's own weights, and those of a classifier without memory for them."""
+        self._bind(backbone)
+        classifier = nn.Linear(self._split.network.n_features, n_classes, device="meta")
+        return dict(TunedModel(self._split.new_tail(), classifier).state_dict())
 
     def restore(self, tensors: Mapping[str, Tensor], classes: NDArray[Any], backbone: Backbone | None) -> None:
         """Take back the weights of the tail and of the classifier."""

@@ -17,6 +17,8 @@ from fewshot.errors import InvalidInputError
 
 State: TypeAlias = "dict[str, Tensor]"
 """What a head has learned: named tensors, each with the episodes' leading batch dimensions."""
+Shape: TypeAlias = "tuple[int | str, ...]"
+"""Sizes of a tensor; a name stands for a size that is free, and the same wherever the name is used."""
 
 
 class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
@@ -102,6 +104,13 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
         with torch.no_grad():
             return self._logits(self.state_, torch.from_numpy(np.array(X)))
 
+    def state_shapes(self, n_way: int, n_features: int) -> dict[str, Shape]:
+        """State the shapes of what :meth:`fit` keeps, all of it float64, so that a saved model can be checked.
+
+        A head without it works, and cannot be saved.
+        """
+        raise NotImplementedError
+
     def _check_parameters(self) -> None:
         """Raise InvalidInputError where a constructor argument is out of range."""
 
@@ -123,6 +132,10 @@ class TransductiveHead(Head):
 
     def _fit(self, support: Tensor, labels: Tensor, n_way: int) -> State:
         return {"support": support, "member": torch.nn.functional.one_hot(labels, n_way).to(support.dtype)}
+
+    def state_shapes(self, n_way: int, n_features: int) -> dict[str, Shape]:
+        """State the shapes of the support and of its classes."""
+        return {"support": ("n_support", n_features), "member": ("n_support", n_way)}
 
     def _logits(self, state: State, query: Tensor) -> Tensor:
         return self._label_jointly(state["support"], state["member"], query)

@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewshot.heads.base import Head, State, check_positive, l2_normalise
+from fewshot.heads.base import Head, Shape, State, check_positive, l2_normalise
 
 
 class GDAHead(Head):
@@ -60,6 +60,10 @@ class GDAHead(Head):
         residual = features - member @ means
         weight = _inverse_covariance_times(means, residual, _spread(residual, features))
         return {"weight": weight, "bias": -(weight * means).sum(dim=-1) / 2, "centre": centre}
+
+    def state_shapes(self, n_way: int, n_features: int) -> dict[str, Shape]:
+        """State the shapes of the linear classifier and of what it is applied about."""
+        return {"weight": (n_way, n_features), "bias": (n_way,), "centre": (1, n_features)}
 
     def _logits(self, state: State, query: Tensor) -> Tensor:
         features = l2_normalise(query) if self.normalize else query

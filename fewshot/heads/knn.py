@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewshot.heads.base import Head, State, check_count, check_positive, l2_normalise
+from fewshot.heads.base import Head, Shape, State, check_count, check_positive, l2_normalise
 
 
 class KNNHead(Head):
@@ -45,6 +45,10 @@ class KNNHead(Head):
     def _fit(self, support: Tensor, labels: Tensor, n_way: int) -> State:
         member = torch.nn.functional.one_hot(labels, n_way).to(support.dtype)
         return {"support": l2_normalise(support), "member": member}
+
+    def state_shapes(self, n_way: int, n_features: int) -> dict[str, Shape]:
+        """State the shapes of the support and of its classes."""
+        return {"support": ("n_support", n_features), "member": ("n_support", n_way)}
 
     def _logits(self, state: State, query: Tensor) -> Tensor:
         # A step of 64 rounding errors makes equal similarities equal in whatever order their products were summed.

@@ -28,7 +28,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewshot.heads.base import Head, State, check_positive, l2_normalise
+from fewshot.heads.base import Head, Shape, State, check_positive, l2_normalise
 
 
 class LinearProbe(Head):
@@ -75,6 +75,10 @@ class LinearProbe(Head):
             weight, bias = _newton(features, targets, penalty)
         bias = bias - (weight @ centre.mT).squeeze(-1)
         return {"weight": weight.to(support.dtype), "bias": bias.to(support.dtype)}
+
+    def state_shapes(self, n_way: int, n_features: int) -> dict[str, Shape]:
+        """State the shapes of the linear classifier."""
+        return {"weight": (n_way, n_features), "bias": (n_way,)}
 
     def _logits(self, state: State, query: Tensor) -> Tensor:
         features = l2_normalise(query) if self.normalize else query

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewshot.heads.base import Head, State, check_choice, check_positive, l2_normalise
+from fewshot.heads.base import Head, Shape, State, check_choice, check_positive, l2_normalise
 
 
 class PrototypicalHead(Head):
@@ -51,6 +51,10 @@ class PrototypicalHead(Head):
         member = torch.nn.functional.one_hot(labels, n_way).to(support.dtype)
         means = member.mT @ support / member.sum(dim=-2).unsqueeze(-1)
         return {"prototypes": l2_normalise(means) if self.metric == "cosine" else means}
+
+    def state_shapes(self, n_way: int, n_features: int) -> dict[str, Shape]:
+        """State the shapes of the prototypes."""
+        return {"prototypes": (n_way, n_features)}
 
     def _logits(self, state: State, query: Tensor) -> Tensor:
         prototypes = state["prototypes"]

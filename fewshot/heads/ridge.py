@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewshot.heads.base import Head, State, check_positive, l2_normalise
+from fewshot.heads.base import Head, Shape, State, check_positive, l2_normalise
 
 
 class RidgeHead(Head):
@@ -63,6 +63,10 @@ class RidgeHead(Head):
         else:
             weight = _solve(rows.mT @ rows, rows.mT @ wanted, self.alpha).mT
         return {"weight": weight, "bias": (level - centre @ weight.mT).squeeze(-2)}
+
+    def state_shapes(self, n_way: int, n_features: int) -> dict[str, Shape]:
+        """State the shapes of the linear classifier."""
+        return {"weight": (n_way, n_features), "bias": (n_way,)}
 
     def _logits(self, state: State, query: Tensor) -> Tensor:
         features = l2_normalise(query) if self.normalize else query
