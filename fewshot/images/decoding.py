@@ -16,7 +16,7 @@ from fewshot.images.failures import decoding_error, is_bomb, is_truncation
 from fewshot.images.findings import Finding
 from fewshot.images.formats import FORMATS, is_heif, not_an_image
 from fewshot.images.headers import check_size, refuse_bombs
-from fewshot.images.heif import open_heif
+from fewshot.images.heif import read_heif
 from fewshot.images.limits import allowed_in_pillow, pixel_limit
 from fewshot.images.metadata import without_metadata
 from fewshot.images.payload import Payload
@@ -50,8 +50,8 @@ def examine(
     name, content, limit = payload.name, payload.content, pixel_limit(max_pixels)
     if not isinstance(content, bytes):
         return content, remarks_on(content.shape, name)
-    refuse_bombs(content, limit, name)
     try:
+        refuse_bombs(content, limit, name)
         try:
             return _decode(content, name, limit, partial)
         # Python was told to make an error of every warning; what Pillow warns of does not cost the picture.
@@ -69,8 +69,12 @@ def examine(
 
 
 def _decode(content: bytes, name: str, limit: int, partial: bool) -> tuple[NDArray[np.uint8], tuple[Finding, ...]]:
+    if is_heif(content):
+        image, frames = read_heif(content, name, limit)
+        pixels = to_rgb(image, name)
+        return pixels, remarks_on(pixels.shape, name, format_="HEIF", frames=frames)
     with allowed_in_pillow(limit):
-        image, readable = _open(content, name)
+        image, readable = _open(content)
         with image:
             check_size(image.size, limit, name)
             # Before the pixels are: later there may be nothing left to look at.
@@ -85,10 +89,8 @@ def _decode(content: bytes, name: str, limit: int, partial: bool) -> tuple[NDArr
     return pixels, findings
 
 
-def _open(content: bytes, name: str) -> tuple[Image.Image, bool]:
+def _open(content: bytes) -> tuple[Image.Image, bool]:
     """Open a picture, and tell whether its metadata let that happen at the first try."""
-    if is_heif(content):
-        return open_heif(content, name), True
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS), True
     except Exception as error:

@@ -83,7 +83,7 @@ def suffix_format(name: str, found: str) -> str | None:
 
 
 def ends_early(content: bytes) -> bool:
-    """Whether a JPEG, JPEG 2000, PNG, GIF or WebP file lacks its end."""
+    """Whether a JPEG, JPEG 2000, PNG, GIF, WebP, AVIF or HEIC file lacks its end."""
     if content.startswith((_JPEG, _JP2)):
         return b"\xff\xd9" not in content
     if content.startswith(_PNG):
@@ -92,6 +92,20 @@ def ends_early(content: bytes) -> bool:
         return not content.endswith(b";")
     if is_webp(content):
         return int.from_bytes(content[4:8], "little") + 8 > len(content)
+    return content[4:8] == b"ftyp" and _box_is_cut(content)
+
+
+def _box_is_cut(content: bytes) -> bool:
+    """Whether the box that holds the pixels, or tells where they are, is longer than the rest of the file."""
+    at = 0
+    while at + 8 <= len(content):
+        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        if length == 1:
+            length = int.from_bytes(content[at + 8 : at + 16], "big")
+        # 0 means to the end of the file.
+        if length < 8 or at + length > len(content):
+            return length >= 8 and kind in (b"mdat", b"meta", b"ftyp")
+        at += length
     return False
 
 

@@ -49,7 +49,7 @@ def first_directory(data: bytes, wanted: Container[int]) -> Iterator[Tag]:
             if number in wanted:
                 yield Tag(number, count, _value(data, position + width - slot, order, kind, count, slot))
             position += width
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise BrokenTagsError("the directory ends early") from error
 
 
