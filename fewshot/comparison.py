@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from sklearn.model_selection import RepeatedStratifiedKFold
@@ -17,10 +18,12 @@ from fewshot.cells import OnEvent, Split, whole_split
 from fewshot.classifier import as_seed
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views
+from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
 from fewshot.images.audit import AuditedDataset, audit, without_leakage
-from fewshot.images.dataset import ImageDataset, as_sources, find_splits, list_images
-from fewshot.images.findings import Finding
+from fewshot.images.dataset import ImageDataset, as_sources, list_images
 from fewshot.images.reader import ImageLike
+from fewshot.images.sources import load_train_and_test, load_training
+from fewshot.kept_cells import open_cells
 from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
 from fewshot.report.model import ImageInfo, Report
 from fewshot.report.pictures import take_pictures
@@ -45,6 +48,7 @@ def compare(
     random_state: int | np.random.RandomState | None = 0,
     cache: bool = True,
     strict: bool = False,
+    journal: str | os.PathLike[str] | None = None,
     on_event: OnEvent | None = None,
 ) -> Report:
     """Train strategies on the same images and compare them on images that none of them saw.
@@ -69,6 +73,8 @@ def compare(
         random_state: seed of everything random.
         cache: keep features on disk.
         strict: stop at the first unreadable image instead of leaving it out and saying so.
+        journal: folder where finished cells, one for each strategy and split, are kept as they come. The same call
+            goes on from them after an interruption; they stay until ``compare-journal.jsonl`` is removed.
         on_event: called with progress.
 
     Returns:
@@ -79,6 +85,8 @@ def compare(
         InvalidInputError: an argument out of range.
         DatasetError: data from which nothing can be learned.
         ImageError: with ``strict``, an unreadable image.
+        JournalError: another process writes to the journal.
+        OutputError: the journal cannot be written.
     """
     seed = as_seed(random_state)
     prepared = prepare(make_strategies(strategies), augmentation)
@@ -102,6 +110,7 @@ def compare(
         seed,
         n_jobs,
         FeatureStore() if cache else None,
+        journal,
         on_event,
     )
     check_train(run.train)
@@ -135,6 +144,7 @@ class _Run:
         seed: int,
         n_jobs: int,
         store: FeatureStore | None,
+        journal: str | os.PathLike[str] | None,
         on_event: OnEvent | None,
     ) -> None:
         self.prepared = prepared
@@ -144,6 +154,7 @@ class _Run:
         self.seed = seed
         self.n_jobs = n_jobs
         self.store = store
+        self.journal = journal
         self.on_event = on_event
         self.notes: list[str] = list(train.notes)
 
@@ -162,7 +173,7 @@ class _Run:
         if missing:
             self.notes.append(f"No test images of {', '.join(missing)}: nothing is known about these classes.")
         split = whole_split(self.train.dataset, test.dataset)
-        return self._report("test-set", [split], test.dataset.sources, _infos(test.dataset))
+        return self._report("test-set", [split], test.dataset.sources, _infos(test.dataset), test.digests)
 
     def cross_validated(self, repeats: int) -> Report:
         """Split the training images again and again into folds, each predicted from the others."""
@@ -189,17 +200,17 @@ class _Run:
         )
         if unlabeled:
             audited = audit(ImageDataset(unlabeled, ("",) * len(unlabeled)))
-            other = audited.dataset
+            other, digests = audited.dataset, audited.digests
             self.notes += audited.notes
             self.notes.append(
                 "Agreement of strategies on unlabelled images is not accuracy: all can be wrong together."
             )
         else:
-            other = ImageDataset((), ())
+            other, digests = ImageDataset((), ()), ()
             self.notes.append("Give unlabelled images (--unlabeled DIR) to see how often the strategies agree on them.")
         infos = tuple(replace(info, label=None) for info in _infos(other))
         split = whole_split(self.train.dataset, other)
-        return self._report("unlabelled" if unlabeled else "none", [split], other.sources, infos)
+        return self._report("unlabelled" if unlabeled else "none", [split], other.sources, infos, digests)
 
     def _report(
         self,
@@ -207,13 +218,19 @@ class _Run:
         splits: list[Split],
         other: tuple[ImageLike, ...] | None,
         test_images: tuple[ImageInfo, ...],
+        digests: tuple[str, ...] = (),
     ) -> Report:
-        """Run every strategy on every split. ``other`` are the images to predict; ``None`` for the training images."""
+        """Run every strategy on every split.
+
+        ``other`` are the images to predict, with their ``digests``; ``None`` for the training images.
+        """
         dataset = self.train.dataset
         runner = Runner(
             self.prepared, self.backbone, dataset, self.n_views, self.seed, self.n_jobs, self.store, self.on_event
         )
-        results, nearest = runner.run(splits, other)
+        settings = self._settings(protocol, splits, (digests, [image.label for image in test_images]))
+        with open_cells(self.journal, settings, len(self.prepared) * len(splits), self.on_event) as kept:
+            results, nearest = runner.run(splits, other, kept)
         count = f"{len(self.prepared)} strategies" if len(self.prepared) > 1 else "1 strategy"
         report = Report(
             title=f"{count} on {len(dataset)} images of {len(dataset.class_names)} classes",
@@ -232,6 +249,23 @@ class _Run:
         policies = [prepared.policy for prepared in self.prepared if prepared.policy.has_views]
         return replace(report, pictures=take_pictures(report, dataset.sources, predicted, policies))
 
+    def _settings(self, protocol: str, splits: list[Split], predicted: tuple[Any, ...]) -> dict[str, Any]:
+        """Everything that results depend on: finished cells are taken over only where all of it is the same."""
+        train = self.train
+        positions = [[split.repeat, split.fold, split.train.tolist(), split.test.tolist()] for split in splits]
+        return {
+            **machine_identity(),
+            "seed": self.seed,
+            "n_views": self.n_views,
+            "protocol": protocol,
+            "backbone": {self.backbone.spec: backbone_identity(self.backbone)},
+            "strategies": {one.strategy.name: [head_identity(one), one.policy.spec] for one in self.prepared},
+            "classes": list(train.dataset.class_names),
+            "training images": digest_of(json.dumps([train.digests, train.dataset.labels])),
+            "images to predict": digest_of(json.dumps(predicted)),
+            "splits": digest_of(json.dumps(positions)),
+        }
+
 
 def _list_unlabeled(unlabeled: DatasetLike | Sequence[ImageLike]) -> tuple[ImageLike, ...]:
     if isinstance(unlabeled, (str, os.PathLike)):
@@ -240,19 +274,9 @@ def _list_unlabeled(unlabeled: DatasetLike | Sequence[ImageLike]) -> tuple[Image
 
 
 def _load(train: DatasetLike, test: DatasetLike | None) -> tuple[ImageDataset, ImageDataset | None]:
-    if test is None and not isinstance(train, ImageDataset) and os.path.isdir(train):
-        from pathlib import Path
-
-        splits = find_splits(Path(train))
-        if splits:
-            train_set = ImageDataset.from_folder(splits["train"])
-            said = f"{train} holds splits: trained on {splits['train'].name}, tested on {splits['test'].name}."
-            findings = (Finding("SPLITS", said), *train_set.findings)
-            return replace(train_set, findings=findings), ImageDataset.from_folder(splits["test"])
-    train_set = train if isinstance(train, ImageDataset) else ImageDataset.from_folder(train)
-    if test is None or isinstance(test, ImageDataset):
-        return train_set, test
-    return train_set, ImageDataset.from_folder(test)
+    if test is None:
+        return load_train_and_test(train)
+    return load_training(train), load_training(test)
 
 
 def check_train(train: AuditedDataset) -> None:

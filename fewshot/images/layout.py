@@ -74,13 +74,18 @@ def understand(tree: Tree) -> Layout:
     return Layout(folder, tuple(folders), tuple(files), splits, tuple(findings), left)
 
 
-def collect_training(tree: Tree) -> Collected:
+def collect_training(tree: Tree, layout: Layout | None = None, tested: str | None = None) -> Collected:
     """Collect the images of all classes, or, where there are splits, of those in the split to train on.
+
+    Args:
+        tree: the folder or archive.
+        layout: what it was understood as, if that is known.
+        tested: the split that is used for testing, to say so.
 
     Raises:
         DatasetError: no image in any class folder, a class that may not be read, or splits without one to train on.
     """
-    layout = understand(tree)
+    layout = layout or understand(tree)
     if not layout.splits:
         return collect_classes(tree, layout)
     if "train" not in layout.splits:
@@ -90,10 +95,9 @@ def collect_training(tree: Tree) -> Collected:
             "on by its own path, or rename it."
         )
     train = collect_split(tree, layout, "train", layout.left)
-    unused = tuple(folder.path for split, folder in layout.splits.items() if split != "train")
-    said = f"{show(layout.folder.path)} holds the splits {split_names(layout)}; {layout.splits['train'].name} is used."
-    findings = (*layout.findings, Finding("SPLITS", said, unused), *beside_splits(layout), *train.findings)
-    return replace(train, findings=findings)
+    unused = tuple(folder.path for split, folder in layout.splits.items() if split not in ("train", tested))
+    splits = Finding("SPLITS", _use_of_splits(layout, tested), unused)
+    return replace(train, findings=(*layout.findings, splits, *beside_splits(layout), *train.findings))
 
 
 def collect_classes(tree: Tree, layout: Layout) -> Collected:
@@ -118,11 +122,6 @@ def collect_split(tree: Tree, layout: Layout, split: str, left: LeftOut | None =
     return _collect(tree, folder, folders, files, left)
 
 
-def split_names(layout: Layout) -> str:
-    """Name the folders of the splits, in the order train, val, test."""
-    return ", ".join(show(folder.name) for folder in layout.splits.values())
-
-
 def beside_splits(layout: Layout) -> list[Finding]:
     """Note what lies beside the splits and belongs to none."""
     known = {folder.path for folder in layout.splits.values()}
@@ -135,6 +134,12 @@ def beside_splits(layout: Layout) -> list[Finding]:
     if images:
         findings.append(_loose(images))
     return [*findings, *_unsuffixed(layout.folder, layout.files)]
+
+
+def _use_of_splits(layout: Layout, tested: str | None) -> str:
+    names = {split: show(folder.name) for split, folder in layout.splits.items()}
+    use = f"{names['train']} is used" if tested is None else f"trained on {names['train']}, tested on {names[tested]}"
+    return f"{show(layout.folder.path)} holds the splits {', '.join(names.values())}: {use}."
 
 
 def _splits(folders: list[Folder]) -> dict[str, Folder]:

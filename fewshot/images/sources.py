@@ -47,6 +47,7 @@ __all__ = [
     "load_dataset",
     "load_splits",
     "load_train_and_test",
+    "load_training",
     "name_datasets",
 ]
 
@@ -119,28 +120,36 @@ def load_splits(spec: DatasetSpec) -> dict[str, ImageDataset]:
     return splits
 
 
-def load_train_and_test(spec: DatasetSpec) -> tuple[ImageDataset, ImageDataset | None]:
-    """Collect the images to train on, and those to test on where a data set comes with fixed splits.
+def load_training(path: DatasetSpec) -> ImageDataset:
+    """Collect the images to train on: those of a folder, an archive or a table; of its train split where it has one.
 
-    Args:
-        spec: see :func:`load_dataset`. Where there is no ``test``, ``val`` takes its place.
+    Unlike :func:`load_dataset`, this takes any string for a path.
 
     Raises:
-        DatasetError: splits without one to train on, or as :func:`load_dataset`.
-        UnknownNameError: a name that is none of the known forms.
-        MissingExtraError: ``"fruits"`` without the packages of the ``demo`` extra.
+        DatasetError: nothing to read there, or splits without one to train on.
     """
-    if not isinstance(spec, ImageDataset):
-        kind, rest = _parse(spec)
-        if kind == "folder":
-            tree = _tree(rest)
-            layout = understand(tree)
-            test = next((split for split in ("test", "val") if split in layout.splits), None)
-            if "train" in layout.splits and test is not None:
-                train_set = _dataset(collect_training(tree))
-                return train_set, _dataset(collect_split(tree, layout, test))
-            return _dataset(collect_training(tree)), None
-    return load_dataset(spec), None
+    if isinstance(path, ImageDataset):
+        return path
+    if _is_table(os.fspath(path)):
+        return ImageDataset.from_csv(path)
+    return _dataset(collect_training(_tree(os.fspath(path))))
+
+
+def load_train_and_test(path: DatasetSpec) -> tuple[ImageDataset, ImageDataset | None]:
+    """Collect the images to train on, and those to test on where there are splits; without test, val takes its place.
+
+    Raises:
+        DatasetError: as :func:`load_training`.
+    """
+    if isinstance(path, ImageDataset):
+        return path, None
+    if _is_table(os.fspath(path)):
+        return ImageDataset.from_csv(path), None
+    tree = _tree(os.fspath(path))
+    layout = understand(tree)
+    tested = next((split for split in ("test", "val") if split in layout.splits), None)
+    train = _dataset(collect_training(tree, layout, tested))
+    return train, None if tested is None else _dataset(collect_split(tree, layout, tested))
 
 
 def dataset_name(spec: DatasetSpec) -> str:
@@ -196,9 +205,11 @@ def _parse(spec: str | os.PathLike[str]) -> tuple[str, str]:
             if not rest:
                 raise DatasetError(f"{text!r} says nothing after the colon; give {prefix}:NAME or {prefix}:FOLDER.")
             return prefix, rest
-    if text.lower().endswith(TABLE_SUFFIXES):
+    if _is_table(text):
         return "csv", text
     if not os.path.exists(text):
+        if not isinstance(spec, str):
+            raise DatasetError(f"No such folder: {text}. Check the path.")
         # One letter before the colon is a drive.
         if (colon and len(prefix) > 1) or not any(mark in text for mark in ("/", "\\", ".", ":")):
             raise unknown_name("data set", text, _FORMS, f"No folder has that name either. {_HINT}")
@@ -237,6 +248,10 @@ def _tree(path: str) -> Tree:
     if is_archive_name(path) and os.path.isfile(path):
         return ArchiveTree(path)
     return DiskTree(path)
+
+
+def _is_table(path: str) -> bool:
+    return path.lower().endswith(TABLE_SUFFIXES) and not os.path.isdir(path)
 
 
 def _dataset(found: Collected) -> ImageDataset:
