@@ -26,9 +26,9 @@ class Event:
     """Something to tell whoever waits.
 
     Attributes:
-        kind: ``"progress"`` (``done`` of ``total``), ``"history"`` (a line of a training curve in ``row``), or
-            ``"finished"`` (a strategy is done).
-        subject: what is being computed, or the strategy.
+        kind: ``"progress"`` (``done`` of ``total``), ``"history"`` (a line of a training curve in ``row``),
+            ``"finished"`` (a strategy is done), or ``"note"`` (a sentence for people).
+        subject: what is being computed, the strategy, or the sentence.
         done: units done.
         total: units in all.
         row: the line of the training curve.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
+import io
+import itertools
 import platform
 import sys
 import tempfile
@@ -20,9 +23,11 @@ from fewshot.classifier import FewShotClassifier
 from fewshot.comparison import check_train
 from fewshot.errors import FewshotError, ImageError, InvalidInputError, OutputError
 from fewshot.features import check_n_views
+from fewshot.files import cannot_write, write_file
 from fewshot.images.audit import audit
-from fewshot.images.dataset import ImageDataset, list_images
+from fewshot.images.dataset import list_images
 from fewshot.images.reader import read_image
+from fewshot.images.sources import load_training
 from fewshot.modelfile import check_target, load
 from fewshot.names import unknown_name
 from fewshot.strategies import STRATEGIES
@@ -41,7 +46,7 @@ def fit_folder(directory: Path, output: Path, *, parameters: dict[str, Any], str
         ModelFileError: ``output`` is something other than a model folder.
     """
     check_target(output)
-    audited = audit(ImageDataset.from_folder(directory), strict=strict)
+    audited = audit(load_training(directory), strict=strict)
     check_train(audited)
     classifier = FewShotClassifier(**parameters).fit(audited.dataset)
     classifier.save(output)
@@ -121,18 +126,27 @@ def parts_of(strategy: str) -> tuple[str, str]:
     return str(STRATEGIES[strategy].head), str(STRATEGIES[strategy].augmentation or "none")
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make a folder for results before they are computed, not after.
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for results before they are computed, not after; take it away again if nothing came into it.
 
     Raises:
         OutputError: it cannot be made, or nothing can be written into it.
     """
+    made = list(itertools.takewhile(lambda place: not place.exists(), [folder, *folder.parents]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written to: {error.strerror}. Choose another folder.") from None
+        raise cannot_write(folder, error) from None
+    try:
+        yield
+    finally:
+        # A folder with something in it cannot be removed, nor can the one it lies in.
+        with contextlib.suppress(OSError):
+            for place in made:
+                place.rmdir()
 
 
 def contact_sheet(image: Path, output: Path, *, policy: str, n_views: int, seed: int, size: int) -> None:
@@ -155,11 +169,18 @@ def contact_sheet(image: Path, output: Path, *, policy: str, n_views: int, seed:
     for position, tile in enumerate(tiles):
         corner = (gap + position % columns * (size + gap), gap + position // columns * (size + gap))
         sheet.paste(Image.fromarray(tile), corner)
+    write_file(output, _encoded(sheet, output))
+
+
+def _encoded(picture: Image.Image, name: Path) -> bytes:
+    """Encode a picture as the end of a file's name says; in memory, since encoders hide why a disk refuses them."""
+    buffer = io.BytesIO()
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(output)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{output} cannot be written: {error}. Give a name that ends in .png or .jpg.") from None
+        picture.save(buffer, Image.registered_extensions()[name.suffix.lower()])
+    # Each format has its own reasons: it reads only, or does not take colours.
+    except (KeyError, OSError, ValueError):
+        raise OutputError(f"{name} cannot be written as a picture. Give a name that ends in .png or .jpg.") from None
+    return buffer.getvalue()
 
 
 def diagnose() -> dict[str, str]:

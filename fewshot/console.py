@@ -298,6 +298,8 @@ class Watcher:
                 say(f"{event.subject}  epoch {event.row['epoch']}  loss {event.row['loss']:.4f}")
             elif "step" in event.row:
                 self._bar(f"{event.subject} {event.row['phase']}", int(event.row["step"]), None)
+        elif event.kind == "note":
+            say(event.subject)
         elif event.kind == "finished":
             for subject in [subject for subject in self._tasks if subject.startswith(event.subject)]:
                 self._progress.remove_task(self._tasks.pop(subject))

@@ -16,10 +16,10 @@ from fewshot.augment import load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.cells import Event, OnEvent, train_and_predict, whole_split
 from fewshot.classifier import fit_on_views
-from fewshot.commands import prepare_folder
 from fewshot.comparison import compare
 from fewshot.errors import InvalidInputError
 from fewshot.features import extract_views
+from fewshot.files import write_file
 from fewshot.finetune.base import ImageHead
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
@@ -45,6 +45,15 @@ class DemoResult:
     report: Report
     photos: tuple[Path, ...]
 
+    def write(self, out: Path) -> None:
+        """Write the report as HTML and JSON into a folder.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self.report.to_json(out / "report.json")
+        self.report.to_html(out / "report.html")
+
 
 @dataclass(frozen=True)
 class _Draw:
@@ -68,7 +77,7 @@ def run_demo(
     """Compare all strategies on a few photos, then repeat on other random photos until the deadline.
 
     Args:
-        out: folder for the report, as HTML and JSON, and the training photos.
+        out: folder for the training photos.
         classes: which fruits; drawn at random where empty.
         n_way: how many fruits, where they are drawn.
         k_shot: training photos of each.
@@ -81,6 +90,7 @@ def run_demo(
         InvalidInputError: fewer than two classes, or more photos per class than there are.
         UnknownNameError: no such fruit; the message lists the closest.
         MissingExtraError: the photographs are not installed.
+        OutputError: the training photos cannot be written.
     """
     fruits = load_fruits()
     train, test = fruits["train"], fruits["test"]
@@ -95,10 +105,7 @@ def run_demo(
     draws, note = _many_draws(
         train, test, names if classes else None, len(names), k_shot, n_views, seed, deadline, on_event
     )
-    report = report.with_draws(draws, note)
-    report.to_html(out / "report.html")
-    report.to_json(out / "report.json")
-    return DemoResult(report, tuple(photos))
+    return DemoResult(report.with_draws(draws, note), tuple(photos))
 
 
 def _choose_classes(train: ImageDataset, classes: Sequence[str], n_way: int, k_shot: int, seed: int) -> list[str]:
@@ -124,12 +131,11 @@ def _choose_classes(train: ImageDataset, classes: Sequence[str], n_way: int, k_s
 
 def _write_photos(photos: ImageDataset, out: Path) -> list[Path]:
     """Write the training photos as they are, for the person to look at."""
-    prepare_folder(out)
     paths = []
     for source, name in zip(photos.sources, photos.names, strict=True):
         assert isinstance(source, bytes)  # noqa: S101 - for the type checker: the fruits come as JPEG bytes
         paths.append(out / name)
-        paths[-1].write_bytes(source)
+        write_file(paths[-1], source)
     return paths
 
 

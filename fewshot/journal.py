@@ -11,14 +11,15 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from fewshot.errors import JournalError, OutputError
+from fewshot.files import cannot_write, sync
 
 JOURNAL_SCHEMA = 1
 FILE_NAME = "journal.jsonl"
@@ -36,6 +37,8 @@ class Journal:
         settings: everything that results depend on, as plain data. A journal with others is refused.
         about: what a report needs besides, as plain data; not compared.
         resume: go on with a journal that is there; without it, one that is there is refused.
+        name: of the file.
+        how: to go on with an interrupted run, in words that follow "go on with".
 
     Raises:
         JournalError: a journal is there and may not be continued, with what differs; or another process writes to it.
@@ -43,34 +46,32 @@ class Journal:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], settings: Mapping[str, Any], about: Mapping[str, Any], *, resume: bool
+        self,
+        folder: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        about: Mapping[str, Any],
+        *,
+        resume: bool,
+        name: str = FILE_NAME,
+        how: str = "--resume (resume=True)",
     ) -> None:
-        self.path = Path(folder) / FILE_NAME
+        self.path = Path(folder) / name
+        self._how = how
         self._known_about: Any = None
-        header = {"journal": JOURNAL_SCHEMA, "settings": _plain(settings), "about": _plain(about)}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(f"{self.path}.lock")
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise JournalError(
-                f"Another process writes to {self.path}; wait for it, or choose another folder."
-            ) from None
-        except OSError as error:
-            raise _unwritable(self.path.parent, error) from None
+        self._header = {"journal": JOURNAL_SCHEMA, "settings": _plain(settings), "about": _plain(about)}
+        self.records: dict[str, Record] = {}
         self._file = -1
+        self._lock = _locked(self.path)
         try:
-            self.records = self._open(header, resume)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            if not self.path.stat().st_size:
-                self._write(header)
-                _sync_folder(self.path.parent)
-            elif self._known_about != header["about"]:
+            if self._begun():
+                self.records = self._take_over(resume)
+            self._open()
+            if self._known_about not in (None, self._header["about"]):
                 # A report made later is that of the last run.
-                self._write({"about": header["about"]})
+                self._write({"about": self._header["about"]})
         except OSError as error:
             self.close()
-            raise _unwritable(self.path, error) from None
+            raise cannot_write(self.path, error) from None
         except BaseException:
             self.close()
             raise
@@ -80,13 +81,15 @@ class Journal:
 
         Raises:
             OutputError: it could not be written; what was there before still is.
+            JournalError: another file has taken the journal's place.
         """
         try:
+            if self._is_lost():
+                self._write_again()
             self._write(record)
         except OSError as error:
             raise OutputError(
-                f"{self.path} cannot be written: {error.strerror}. Finished cells are kept; make room and go on with "
-                "--resume."
+                f"{cannot_write(self.path, error)} Cells that are finished are kept: go on with {self._how}."
             ) from None
         self.records[record["cell"]] = record
 
@@ -104,9 +107,14 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _open(self, header: Record, resume: bool) -> dict[str, Record]:
-        if not self.path.exists() or not self.path.stat().st_size:
-            return {}
+    def _begun(self) -> bool:
+        """Whether a journal is there, as far as a header's length or more."""
+        if self.path.exists() and not self.path.is_file():
+            raise JournalError(f"{self.path} is no file. Remove it, or choose another folder.")
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    def _take_over(self, resume: bool) -> dict[str, Record]:
+        """Check that the run may go on, and read its records."""
         if not resume:
             raise JournalError(
                 f"{self.path} holds a run already. Give --resume (resume=True) to go on with it, or another folder."
@@ -116,62 +124,128 @@ class Journal:
             return {}
         found, records = read_journal(self.path)
         self._known_about = found["about"]
-        differences = list(_differences(found["settings"], header["settings"]))
+        differences = list(_differences(found["settings"], self._header["settings"]))
         if differences:
             shown = "; ".join(differences[:8]) + (f"; and {len(differences) - 8} more" if len(differences) > 8 else "")
-            raise JournalError(
+            raise UnusableJournalError(
                 f"{self.path} was begun with other settings, so its results cannot be continued: {shown}. Use the same "
-                "settings, or another folder."
+                "settings, or another folder.",
+                shown,
             )
         return records
 
+    def _open(self) -> None:
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        if not os.fstat(self._file).st_size:
+            self._write(self._header)
+            sync(self.path.parent)
+
     def _write(self, record: Record) -> None:
-        start, line = self.path.stat().st_size, memoryview(_line(record))
+        start, line = os.fstat(self._file).st_size, memoryview(_line(record))
         try:
             while line:
                 line = line[os.write(self._file, line) :]
             os.fsync(self._file)
         except BaseException:
             # Nothing half written may stay, least of all before a line that is written later.
-            os.truncate(self.path, start)
+            os.ftruncate(self._file, start)
             raise
+
+    def _is_lost(self) -> bool:
+        """Whether somebody has removed the file meanwhile: what is written to it now is seen by nobody."""
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        if not os.path.samestat(there, os.fstat(self._file)):
+            raise JournalError(f"Another file has taken the place of {self.path}; choose another folder.")
+        return False
+
+    def _write_again(self) -> None:
+        warnings.warn(
+            f"{self.path} has been removed and is written again, with all that is finished.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        os.close(self._file)
+        self._file = -1
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._open()
+        for record in self.records.values():
+            self._write(record)
+
+
+class UnusableJournalError(JournalError):
+    """A journal that this run may not go on with.
+
+    Attributes:
+        reason: why, in words.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def read_journal(path: str | os.PathLike[str]) -> tuple[Record, dict[str, Record]]:
     """Read a journal without changing it: its header, and its intact records by cell.
 
     Raises:
-        JournalError: no journal, or of another version.
+        JournalError: no journal, one whose first line is damaged, or one of another version.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
+        if Path(path).exists() and not Path(path).is_file():
+            raise JournalError(f"{path} is no file. Give the folder that `fewshot bench --out` wrote.")
+        with open(path, "rb") as handle:
+            header = _header(handle.readline(), path)
+            records, damaged = _records(handle, header)
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "it does not fit into memory"
         raise JournalError(
-            f"No journal at {path} ({error.strerror}). Give the folder that `fewshot bench --out` wrote."
+            f"No journal at {path} ({reason}). Give the folder that `fewshot bench --out` wrote."
         ) from None
-    header = _parsed(lines[0])
-    if header is None or header.get("journal") != JOURNAL_SCHEMA:
-        version = None if header is None else header.get("journal")
-        raise JournalError(
-            f"{path} is a journal of version {version!r}; this version of fewshot reads {JOURNAL_SCHEMA}. Choose "
-            "another folder, or the version of fewshot that wrote it."
-        )
-    records: dict[str, Record] = {}
-    damaged = 0
-    # What follows the last line end is torn, and no damage.
-    for line in lines[1:-1]:
-        record = _parsed(line)
-        if record is not None and "about" in record:
-            header["about"] = record["about"]
-        elif record is None or "cell" not in record:
-            damaged += 1
-        else:
-            records.setdefault(record["cell"], record)
     if damaged:
         warnings.warn(
             f"{damaged} lines of {path} are damaged; their cells are computed again.", RuntimeWarning, stacklevel=2
         )
     return header, records
+
+
+def _header(line: bytes, path: str | os.PathLike[str]) -> Record:
+    header = _parsed(line.removesuffix(b"\n"))
+    # A version that wrote no digests, or other ones, can still say which it is.
+    version = header.get("journal") if header is not None else _loose(line).get("journal")
+    if version is not None and version != JOURNAL_SCHEMA:
+        raise UnusableJournalError(
+            f"{path} is a journal of version {version!r}; this version of fewshot reads {JOURNAL_SCHEMA}. Choose "
+            "another folder, or the version of fewshot that wrote it.",
+            f"it is of version {version!r}",
+        )
+    parts = [] if header is None else [header.get("settings"), header.get("about")]
+    if header is None or version is None or not all(isinstance(part, dict) for part in parts):
+        raise UnusableJournalError(
+            f"The first line of {path} is damaged, and nothing else says which run its cells belong to. Remove the "
+            "file, or choose another folder.",
+            "its first line is damaged",
+        )
+    return header
+
+
+def _records(lines: Iterable[bytes], header: Record) -> tuple[dict[str, Record], int]:
+    """Take what is intact, with a later ``about`` into the header; count the lines that are not."""
+    records: dict[str, Record] = {}
+    damaged = 0
+    for line in lines:
+        if not line.endswith(b"\n"):
+            break  # torn, and no damage
+        record = _parsed(line.removesuffix(b"\n")) or {}
+        if isinstance(record.get("about"), dict):
+            header["about"] = record["about"]
+        elif isinstance(record.get("cell"), str):
+            records.setdefault(record["cell"], record)
+        else:
+            damaged += 1
+    return records, damaged
 
 
 def canonical(records: Mapping[str, Record]) -> str:
@@ -206,32 +280,40 @@ def _parsed(line: bytes) -> Record | None:
     """Read a line; ``None`` where its digest, the last entry of the object, does not fit the rest."""
     text, _, end = line.decode("ascii", "replace").rpartition(_MARK)
     text += "}"
-    if end != f'{_digest(text)}"}}':
+    return _object(text) if end == f'{_digest(text)}"}}' else None
+
+
+def _loose(line: bytes) -> Record:
+    """Read a line whatever its digest."""
+    return _object(line.decode("utf-8", "replace")) or {}
+
+
+def _object(text: str) -> Record | None:
+    try:
+        found = json.loads(text)
+    # Text of no kind, numbers too long, brackets too deep.
+    except (ValueError, RecursionError):
         return None
-    record = json.loads(text)
-    return record if isinstance(record, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("ascii", "replace"), digest_size=6).hexdigest()
 
 
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path} cannot be written: {error.strerror}. Choose another place.")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force a new file's name to the disk, where the system lets folders be opened."""
+def _locked(path: Path) -> BaseFileLock:
+    """Lock a journal for this process, and make its folder."""
+    lock = FileLock(f"{path}.lock")
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise JournalError(f"Another process writes to {path}; wait for it, or choose another folder.") from None
+    except OSError as error:
+        raise cannot_write(path.parent, error) from None
+    except NotImplementedError:
+        raise JournalError(f"{path.parent} is on a file system without locks; choose another folder.") from None
+    return lock
 
 
 def _plain(value: Any) -> Any:

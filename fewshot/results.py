@@ -15,7 +15,7 @@ from fewshot.images.reader import ImageLike, read_image
 from fewshot.journal import FILE_NAME, Record, read_journal
 from fewshot.metrics import METRICS
 from fewshot.report.benchmark import BenchmarkReport, DatasetInfo, EpisodeExample, Series
-from fewshot.report.model import ImageInfo, StrategyInfo
+from fewshot.report.model import ImageInfo, Report, StrategyInfo
 from fewshot.report.pictures import thumbnail
 
 FindImages = Callable[[str], "Mapping[str, ImageLike]"]
@@ -37,15 +37,16 @@ def load_run(folder: str | os.PathLike[str]) -> BenchmarkReport:
     return build_report(header, records, _from_disk(header))
 
 
-def write_reports(report: BenchmarkReport, folder: str | os.PathLike[str]) -> None:
-    """Write ``report.html``, ``report.json`` and ``report.md`` into a folder.
+def write_reports(report: BenchmarkReport | Report, folder: str | os.PathLike[str]) -> None:
+    """Write ``report.json``, ``report.md`` and ``report.html`` into a folder.
 
     Raises:
         OutputError: they cannot be written.
     """
-    report.to_html(os.path.join(folder, "report.html"))
+    # The one that holds everything first, the largest last: the disk may be nearly full.
     report.to_json(os.path.join(folder, "report.json"))
     report.to_markdown(os.path.join(folder, "report.md"))
+    report.to_html(os.path.join(folder, "report.html"))
 
 
 def build_report(header: Mapping[str, Any], records: Mapping[str, Record], find: FindImages) -> BenchmarkReport:
@@ -57,8 +58,21 @@ def build_report(header: Mapping[str, Any], records: Mapping[str, Record], find:
         find: where the images shown are read from.
 
     Raises:
-        JournalError: not one cell is finished.
+        JournalError: not one cell is finished, or the journal holds something else than this version writes.
     """
+    try:
+        return _build(header, records, find)
+    # A digest vouches for the text alone, not for who wrote it.
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, FewshotError):
+            raise
+        raise JournalError(
+            f"The journal holds something else than this version of fewshot writes ({type(error).__name__}: {error}). "
+            "Read it with the version that wrote it, or begin again in another folder."
+        ) from error
+
+
+def _build(header: Mapping[str, Any], records: Mapping[str, Record], find: FindImages) -> BenchmarkReport:
     about, settings = header["about"], header["settings"]
     if not records:
         raise JournalError("Not one cell of this run is finished, so there is nothing to report. Go on with --resume.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from fewshot.finetune.base import HistoryRow
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.reader import ImageLike
+from fewshot.kept_cells import KeptCells
 from fewshot.preparation import Prepared, reloadable
 from fewshot.report.model import Result
 from fewshot.store import FeatureStore
@@ -49,26 +51,35 @@ class Runner:
     on_event: OnEvent | None
 
     def run(
-        self, splits: list[Split], other: tuple[ImageLike, ...] | None
+        self, splits: list[Split], other: tuple[ImageLike, ...] | None, kept: KeptCells
     ) -> tuple[tuple[Result, ...], tuple[int, ...]]:
         """Run every strategy on every split.
 
         Args:
             splits: which images are trained on and which are predicted.
             other: the images to predict; ``None`` for the training images.
+            kept: cells that are finished already; the others are put there as soon as they are.
 
         Returns:
             One result per strategy and split; and for each image to predict the position of the training image that
             is nearest to it.
+
+        Raises:
+            OutputError: a finished cell cannot be kept.
         """
         features = self._features(other)
         results: list[Result] = []
         for prepared in self.prepared:
+            name = prepared.strategy.name
+            missing = [split for split in splits if kept.find(name, split) is None]
             if prepared.trains:
-                results += self._run_trained(prepared, splits, other)
+                fresh = self._run_trained(prepared, missing, other)
             else:
-                results += [self._run_frozen(prepared, split, features, other is None) for split in splits]
-            self._tell(Event("finished", prepared.strategy.name))
+                fresh = ((split, self._run_frozen(prepared, split, features, other is None)) for split in missing)
+            for split, result in fresh:
+                kept.keep(result, split)
+            results += [found for split in splits if (found := kept.find(name, split)) is not None]
+            self._tell(Event("finished", name))
         return tuple(results), _nearest(features.central, features.test if other is not None else None)
 
     def _features(self, other: tuple[ImageLike, ...] | None) -> _Features:
@@ -129,41 +140,35 @@ class Runner:
 
     def _run_trained(
         self, prepared: Prepared, splits: list[Split], other: tuple[ImageLike, ...] | None
-    ) -> list[Result]:
-        dataset, name = self.train, prepared.strategy.name
-        cells = []
-        for split in splits:
-            queries = other if other is not None else tuple(dataset.sources[i] for i in split.test)
-            cells.append((dataset.subset(split.train), queries, split))
+    ) -> Iterator[tuple[Split, Result]]:
+        """Train on each split, and yield its result as soon as it is there."""
         # A backbone made from a name is loaded again by each process; sending its weights would cost more.
-        backbone = reloadable(self.backbone) if self.n_jobs > 1 else self.backbone
+        several = self.n_jobs > 1 and len(splits) > 1
         common: dict[str, Any] = {
             "n_views": self.n_views,
             "seed": self.seed,
             "policy": prepared.policy,
-            "backbone": backbone,
+            "backbone": reloadable(self.backbone) if several else self.backbone,
         }
-        if self.n_jobs == 1 or len(cells) == 1:
-            return [
-                train_and_predict(
-                    name,
-                    prepared.head,
-                    part,
-                    queries,
-                    split,
-                    **common,
-                    # One curve is watched: the folds' would run into each other.
-                    on_step=(lambda row: self._tell_row(name, row)) if split is splits[0] else None,
-                )
-                for part, queries, split in cells
-            ]
-        results: list[Result] = joblib.Parallel(n_jobs=self.n_jobs)(
+        name = prepared.strategy.name
+        cells = [(split, self.train.subset(split.train), self._asked(split, other)) for split in splits]
+        if not several:
+            for position, (split, part, queries) in enumerate(cells):
+                # One curve is watched: the folds' would run into each other.
+                watch = None if position else lambda row: self._tell_row(name, row)
+                yield split, train_and_predict(name, prepared.head, part, queries, split, **common, on_step=watch)
+            return
+        results = joblib.Parallel(n_jobs=self.n_jobs, return_as="generator")(
             joblib.delayed(train_and_predict)(name, prepared.head, part, queries, split, **common)
-            for part, queries, split in cells
+            for split, part, queries in cells
         )
-        for row in results[0].history:
-            self._tell_row(name, row)
-        return results
+        for position, (split, result) in enumerate(zip(splits, results, strict=True)):
+            for row in [] if position else result.history:
+                self._tell_row(name, row)
+            yield split, result
+
+    def _asked(self, split: Split, other: tuple[ImageLike, ...] | None) -> tuple[ImageLike, ...]:
+        return other if other is not None else tuple(self.train.sources[i] for i in split.test)
 
     def _tell(self, event: Event) -> None:
         if self.on_event is not None:

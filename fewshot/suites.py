@@ -119,11 +119,10 @@ def run_suite(
     cache: bool = True,
     on_event: OnEvent | None = None,
 ) -> BenchmarkReport:
-    """Run a suite and write its reports; see :func:`fewshot.benchmark` for the arguments and errors."""
+    """Run a suite; see :func:`fewshot.benchmark` for the arguments and errors."""
     from fewshot.benchmarking import benchmark
-    from fewshot.results import write_reports
 
-    report = benchmark(
+    return benchmark(
         **suite.arguments,
         notes=suite.notes,
         out=suite.out,
@@ -135,8 +134,6 @@ def run_suite(
         cache=cache,
         on_event=on_event,
     )
-    write_reports(report, suite.out)
-    return report
 
 
 def _read(path: Path) -> dict[str, Any]:

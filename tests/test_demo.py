@@ -33,6 +33,7 @@ def test_the_photos_are_unique_and_splits_share_none():
 
 def test_the_demo_writes_what_it_trained_on_and_what_it_found(quick, tmp_path):
     result = run_demo(tmp_path, classes=["orange", "Granny-Smith"], n_views=2, deadline=0)
+    result.write(tmp_path)
     report = result.report
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["report.html", "report.json", *(photo.name for photo in result.photos)]

@@ -134,7 +134,7 @@ def test_a_write_that_fails_leaves_what_was_there(run, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
-            with pytest.raises(OutputError, match=r"No space left.*--resume"):
+            with pytest.raises(OutputError, match=r"disk is full \([\d.]+ MB are free in .*--resume"):
                 journal.append(record("d"))
         assert path.read_bytes() == before
         assert "d" not in journal.records

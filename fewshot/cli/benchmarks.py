@@ -11,6 +11,7 @@ import typer
 from fewshot import interrupts
 from fewshot.cli import command_line
 from fewshot.cli.options import Json, NoCache, Strict
+from fewshot.cli.outputs import results_first
 
 
 def bench(
@@ -76,6 +77,7 @@ def bench(
     }
     chosen = suite_from_options(suite, data, [*(datasets or []), *(dataset or [])], options)
     from fewshot.console import Watcher, print_benchmark, print_json, say
+    from fewshot.results import write_reports
 
     interrupts.explain(lambda: _how_to_go_on(Path(chosen.out), resume, features=not no_cache))
     with Watcher(quiet=json) as watcher:
@@ -89,11 +91,15 @@ def bench(
             cache=not no_cache,
             on_event=watcher,
         )
-    if json:
-        print_json(report.to_dict())
-        return
-    print_benchmark(report)
-    say(f"Report: {Path(chosen.out) / 'report.html'}, report.json and report.md beside it")
+    again = shlex.join(["fewshot", "report", chosen.out])
+    with results_first(f"All cells are kept in {chosen.out}: write the report with\n  {again}") as written:
+        written(write_reports, report, chosen.out)
+        if json:
+            print_json(report.to_dict())
+        else:
+            print_benchmark(report)
+    if not json:
+        say(f"Report: {Path(chosen.out) / 'report.html'}, report.json and report.md beside it")
 
 
 def _how_to_go_on(out: Path, resumed: bool, *, features: bool) -> str:
@@ -119,9 +125,11 @@ def report(
     found = load_run(run)
     if reference is not None:
         found = found.with_reference(reference)
-    write_reports(found, run)
-    if json:
-        print_json(found.to_dict())
-        return
-    print_benchmark(found)
-    say(f"Report: {run / 'report.html'}, report.json and report.md beside it")
+    with results_first() as written:
+        written(write_reports, found, run)
+        if json:
+            print_json(found.to_dict())
+        else:
+            print_benchmark(found)
+    if not json:
+        say(f"Report: {run / 'report.html'}, report.json and report.md beside it")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewshot import interrupts
+from fewshot.cli import command_line
 from fewshot.cli.options import Augmentation, Backbone, Json, NoCache, Seed, Strict
+from fewshot.cli.outputs import results_first
 from fewshot.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from fewshot.report.model import Report
 
 FRUITS = (
     "Anjou, Cantaloupe, Conference, Galia-Melon, Golden-Delicious, Granny-Smith, Honeydew-Melon, Kaiser, Orange, "
@@ -32,11 +40,13 @@ def demo(
 ) -> None:
     """Train every strategy on one photo of each of two fruits and test on all held-out photos."""
     begin = time.monotonic()
+    from fewshot.commands import output_folder
     from fewshot.console import Watcher, print_json, print_report, say
     from fewshot.demo import run_demo
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
-    with Watcher(quiet=json) as watcher:
+    interrupts.explain(lambda: f"Features that were extracted are kept; the demo goes faster now:\n  {command_line()}")
+    with output_folder(out), Watcher(quiet=json) as watcher:
         result = run_demo(
             out,
             classes=names,
@@ -47,10 +57,14 @@ def demo(
             deadline=begin + seconds,
             on_event=watcher,
         )
+    with results_first() as written:
+        written(result.write, out)
+        if json:
+            print_json(result.report.to_dict())
+        else:
+            print_report(result.report)
     if json:
-        print_json(result.report.to_dict())
         return
-    print_report(result.report)
     say("\nTrained on:")
     for photo in result.photos:
         say(f"  {photo}")
@@ -76,12 +90,18 @@ def compare(
     json: Json = False,
 ) -> None:
     """Train strategies on the same images and compare them on images none of them saw."""
-    from fewshot.commands import prepare_folder
+    from fewshot.commands import output_folder
     from fewshot.comparison import compare as run
     from fewshot.console import Watcher, print_json, print_report, say
+    from fewshot.kept_cells import discard_cells
+    from fewshot.results import write_reports
 
-    prepare_folder(out)
-    with Watcher(quiet=json) as watcher:
+    def write(report: Report) -> None:
+        write_reports(report, out)
+        discard_cells(out)
+
+    interrupts.explain(lambda: _how_to_go_on(out, features=not no_cache))
+    with output_folder(out), Watcher(quiet=json) as watcher:
         report = run(
             train_dir,
             test,
@@ -95,20 +115,34 @@ def compare(
             random_state=seed,
             cache=not no_cache,
             strict=strict,
+            journal=out,
             on_event=watcher,
         )
-    report.to_html(out / "report.html")
-    report.to_json(out / "report.json")
-    report.to_markdown(out / "report.md")
+    otherwise = f"The results are kept in {out}: the same command writes the report without computing them again."
+    with results_first(otherwise) as written:
+        written(write, report)
+        if json:
+            print_json(report.to_dict())
+        else:
+            print_report(report)
     if json:
-        print_json(report.to_dict())
         return
-    print_report(report)
     say(f"Report: {out / 'report.html'}, report.json and report.md beside it")
     if augmentation == "heavy":
         settings = ["--views", report.environment["views per image"], "--seed", str(seed), "--backbone", backbone]
         command = shlex.join(["fewshot", "fit", str(train_dir), "-o", "MODEL", "--strategy", "NAME", *settings])
         say(f"To train one of them and keep it: {command}")
+
+
+def _how_to_go_on(out: Path, *, features: bool) -> str:
+    from fewshot.kept_cells import count_kept
+
+    count = count_kept(out)
+    if count:
+        kept = f"{count} finished cell{'s are' if count > 1 else ' is'} kept in {out}; the same command goes on"
+    else:
+        kept = "Features that were extracted are kept; begin again" if features else "Nothing is finished; begin again"
+    return f"{kept}:\n  {command_line()}"
 
 
 def fit(
@@ -137,6 +171,8 @@ def fit(
     if strategy and (head or augmentation):
         raise InvalidInputError("Give either --strategy or --head and --augmentation: a strategy says both.")
     parts = parts_of(strategy) if strategy else (head or "linear-probe", augmentation or "light")
+    kept = "" if no_cache else "Features that were extracted are kept. "
+    interrupts.explain(lambda: f"No model was written. {kept}Begin again:\n  {command_line()}")
     summary = fit_folder(
         directory,
         output,
@@ -174,6 +210,9 @@ def predict(
     if csv and json:
         raise InvalidInputError("Give either --csv or --json.")
     classes, outcomes = predict_images(model, images, strict=strict)
+    finished: list[Any] = []
+    outcomes = _noted(outcomes, finished)
+    interrupts.explain(lambda: _what_was_predicted(len(finished), printed=not json))
     predicted: list[Any] = []
     failed: list[Any] = []
     n_predicted = 0
@@ -201,6 +240,21 @@ def predict(
         say(f"Left out: {error}")
     if failed and not predicted and not n_predicted:
         raise typer.Exit(1)
+
+
+def _noted(outcomes: Iterable[Any], finished: list[Any]) -> Iterator[Any]:
+    """Pass outcomes on, and note the name of each once it has been dealt with."""
+    for outcome in outcomes:
+        yield outcome
+        # What is printed is out, whatever ends the process.
+        sys.stdout.flush()
+        finished.append(outcome[0])
+
+
+def _what_was_predicted(count: int, *, printed: bool) -> str:
+    done = f"{count} image{'' if count == 1 else 's'} {'was' if count == 1 else 'were'} predicted"
+    kept = "their rows are complete" if printed else "nothing was printed; features that were extracted are kept"
+    return f"{done}; {kept}. Begin again:\n  {command_line()}"
 
 
 def augment(

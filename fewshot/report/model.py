@@ -82,6 +82,12 @@ class Result:
     history: tuple[dict[str, Any], ...] = ()
     note: str = ""
 
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Result:
+        """Take back what ``dataclasses.asdict`` and JSON have made of a result: their lists become tuples again."""
+        tuples = {key: tuple(row[key]) for key in ("test", "predicted", "history")}
+        return cls(**{**row, **tuples, "proba": tuple(tuple(p) for p in row["proba"])})
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -297,20 +303,6 @@ class Report:
             raise InvalidInputError(
                 f"This is a report of schema {data.get('schema')!r}; this version reads {SCHEMA_VERSION}."
             )
-        results = []
-        for row in data["results"]:
-            proba = tuple(tuple(p) for p in row["proba"])
-            results.append(
-                Result(
-                    **{
-                        **row,
-                        "test": tuple(row["test"]),
-                        "proba": proba,
-                        "predicted": tuple(row["predicted"]),
-                        "history": tuple(row["history"]),
-                    }
-                )
-            )
         return cls(
             title=data["title"],
             protocol=data["protocol"],
@@ -318,7 +310,7 @@ class Report:
             train_images=tuple(ImageInfo(**row) for row in data["train_images"]),
             test_images=tuple(ImageInfo(**row) for row in data["test_images"]),
             strategies=tuple(StrategyInfo(**row) for row in data["strategies"]),
-            results=tuple(results),
+            results=tuple(Result.from_dict(row) for row in data["results"]),
             nearest=tuple(data["nearest"]),
             notes=tuple(data["notes"]),
             environment=dict(data["environment"]),

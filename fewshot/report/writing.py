@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fewshot.errors import OutputError
+from fewshot.files import write_file
 
 
 def plain(value: Any) -> Any:
@@ -30,17 +29,12 @@ def plain(value: Any) -> Any:
 
 
 def write_text(path: str | os.PathLike[str] | None, text: str) -> str:
-    """Give back the text, or write it where a path is given, and give the path.
+    """Give back the text, or write it where a path is given, all of it or nothing, and give the path.
 
     Raises:
         OutputError: the file cannot be written.
     """
     if path is None:
         return text
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # Names of files may hold bytes that are no UTF-8; they are escaped rather than lost.
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another place.") from None
+    write_file(path, text)
     return os.fspath(path)
