@@ -244,7 +244,8 @@ def _confirmed(
                     if groups.find(one.first) == groups.find(one.second):
                         continue
                     groups.join(one.first, one.second)
-                    yield NearPair(*sorted((one.first, one.second)), round(similarity, 3), one.mirrored)
+                    low, high = sorted((one.first, one.second))
+                    yield NearPair(low, high, round(similarity, 3), one.mirrored)
                 else:
                     matched.add(one.first)
                     yield NearPair(one.first, one.second, round(similarity, 3), one.mirrored)
