@@ -259,7 +259,7 @@ class _Run:
             "n_views": self.n_views,
             "protocol": protocol,
             "backbone": {self.backbone.spec: backbone_identity(self.backbone)},
-            "strategies": {one.strategy.name: [head_identity(one), one.policy.spec] for one in self.prepared},
+            "strategies": {one.strategy.name: _identity(one) for one in self.prepared},
             "classes": list(train.dataset.class_names),
             "training images": digest_of(json.dumps([train.digests, train.dataset.labels])),
             "images to predict": digest_of(json.dumps(predicted)),
@@ -277,6 +277,11 @@ def _load(train: DatasetLike, test: DatasetLike | None) -> tuple[ImageDataset, I
     if test is None:
         return load_train_and_test(train)
     return load_training(train), load_training(test)
+
+
+def _identity(prepared: Prepared) -> list[str]:
+    policy = prepared.policy
+    return [head_identity(prepared), policy.name, digest_of(policy.spec)]
 
 
 def check_train(train: AuditedDataset) -> None:

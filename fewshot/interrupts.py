@@ -32,6 +32,7 @@ _ECHO = 0.2
 _SHOW_CURSOR = b"\x1b[?25h"
 
 _received = 0
+_raised = False
 _explain: Callable[[], str] = str
 
 
@@ -53,11 +54,11 @@ def orderly() -> Iterator[None]:
 
     Signals that are ignored, as under ``nohup``, stay ignored.
     """
-    global _received, _explain  # signals belong to the process
+    global _received, _raised, _explain  # signals belong to the process
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _received, _explain = 0, str
+    _received, _raised, _explain = 0, False, str
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -78,7 +79,7 @@ def orderly() -> Iterator[None]:
         theirs.close()
         watcher.join()
         ours.close()
-        _received, _explain = 0, str
+        _received, _raised, _explain = 0, False, str
 
 
 def explain(how: Callable[[], str]) -> None:
@@ -128,11 +129,11 @@ def kept_handlers() -> Iterator[None]:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    global _received  # signals belong to the process
-    first = not _received
+    global _received, _raised  # signals belong to the process
     _received = _received or number
     # The watching thread sees to the others: raising again would tear the clean-up of the first.
-    if first:
+    if not _raised:
+        _raised = True
         raise Stopped(number)
 
 

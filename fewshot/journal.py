@@ -23,6 +23,7 @@ from fewshot.files import cannot_write, sync
 
 JOURNAL_SCHEMA = 1
 FILE_NAME = "journal.jsonl"
+COMPARISON_FILE_NAME = "compare-journal.jsonl"
 
 _MARK = ',"digest":"'
 
@@ -246,6 +247,15 @@ def _records(lines: Iterable[bytes], header: Record) -> tuple[dict[str, Record],
         else:
             damaged += 1
     return records, damaged
+
+
+def count_records(path: str | os.PathLike[str]) -> int:
+    """Count a journal's records, damaged ones too, without reading them; 0 where there is none."""
+    try:
+        with open(path, "rb") as handle:
+            return max(0, sum(line.endswith(b"\n") for line in handle) - 1)
+    except OSError:
+        return 0
 
 
 def canonical(records: Mapping[str, Record]) -> str:

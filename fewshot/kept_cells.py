@@ -18,10 +18,8 @@ from filelock import FileLock, Timeout
 
 from fewshot.cells import Event, OnEvent, Split
 from fewshot.identity import digest_of
-from fewshot.journal import Journal, Record, UnusableJournalError
+from fewshot.journal import COMPARISON_FILE_NAME, Journal, Record, UnusableJournalError
 from fewshot.report.model import Result
-
-FILE_NAME = "compare-journal.jsonl"
 
 
 class KeptCells:
@@ -95,16 +93,9 @@ def open_cells(
             discard_cells(folder)
 
 
-def count_kept(folder: str | os.PathLike[str]) -> int:
-    """Count the cells that an interrupted run has left in a folder, without reading them."""
-    with suppress(OSError), open(os.path.join(folder, FILE_NAME), "rb") as handle:
-        return max(0, sum(line.endswith(b"\n") for line in handle) - 1)
-    return 0
-
-
 def discard_cells(folder: str | os.PathLike[str]) -> None:
     """Remove a journal whose results are in a report now, unless another process has begun to use it."""
-    path = Path(folder) / FILE_NAME
+    path = Path(folder) / COMPARISON_FILE_NAME
     lock = Path(f"{path}.lock")
     with suppress(OSError, Timeout, NotImplementedError), FileLock(lock, timeout=0):
         path.unlink(missing_ok=True)
@@ -113,12 +104,12 @@ def discard_cells(folder: str | os.PathLike[str]) -> None:
 
 def _journal(folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> Journal:
     def begin() -> Journal:
-        return Journal(folder, settings, {}, resume=True, name=FILE_NAME, how="the same command")
+        return Journal(folder, settings, {}, resume=True, name=COMPARISON_FILE_NAME, how="the same command")
 
     try:
         return begin()
     except UnusableJournalError as error:
-        aside = _put_aside(Path(folder) / FILE_NAME)
+        aside = _put_aside(Path(folder) / COMPARISON_FILE_NAME)
         warnings.warn(
             f"An unfinished comparison cannot be continued and was put aside as {aside}: {error.reason}.",
             RuntimeWarning,

@@ -76,10 +76,10 @@ def bench(
         "seed": seed,
     }
     chosen = suite_from_options(suite, data, [*(datasets or []), *(dataset or [])], options)
+    interrupts.explain(lambda: _how_to_go_on(Path(chosen.out), resume, features=not no_cache))
     from fewshot.console import Watcher, print_benchmark, print_json, say
     from fewshot.results import write_reports
 
-    interrupts.explain(lambda: _how_to_go_on(Path(chosen.out), resume, features=not no_cache))
     with Watcher(quiet=json) as watcher:
         report = run_suite(
             chosen,

@@ -40,12 +40,12 @@ def demo(
 ) -> None:
     """Train every strategy on one photo of each of two fruits and test on all held-out photos."""
     begin = time.monotonic()
+    interrupts.explain(lambda: f"Features that were extracted are kept; it goes faster now:\n  {command_line()}")
     from fewshot.commands import output_folder
     from fewshot.console import Watcher, print_json, print_report, say
     from fewshot.demo import run_demo
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
-    interrupts.explain(lambda: f"Features that were extracted are kept; the demo goes faster now:\n  {command_line()}")
     with output_folder(out), Watcher(quiet=json) as watcher:
         result = run_demo(
             out,
@@ -90,6 +90,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Train strategies on the same images and compare them on images none of them saw."""
+    interrupts.explain(lambda: _how_to_go_on(out, features=not no_cache))
     from fewshot.commands import output_folder
     from fewshot.comparison import compare as run
     from fewshot.console import Watcher, print_json, print_report, say
@@ -100,7 +101,6 @@ def compare(
         write_reports(report, out)
         discard_cells(out)
 
-    interrupts.explain(lambda: _how_to_go_on(out, features=not no_cache))
     with output_folder(out), Watcher(quiet=json) as watcher:
         report = run(
             train_dir,
@@ -135,9 +135,9 @@ def compare(
 
 
 def _how_to_go_on(out: Path, *, features: bool) -> str:
-    from fewshot.kept_cells import count_kept
+    from fewshot.journal import COMPARISON_FILE_NAME, count_records
 
-    count = count_kept(out)
+    count = count_records(out / COMPARISON_FILE_NAME)
     if count:
         kept = f"{count} finished cell{'s are' if count > 1 else ' is'} kept in {out}; the same command goes on"
     else:
@@ -165,14 +165,14 @@ def fit(
     json: Json = False,
 ) -> None:
     """Train a classifier on a folder of images and save it."""
+    kept = "" if no_cache else "Features that were extracted are kept. "
+    interrupts.explain(lambda: f"No model was written. {kept}Begin again:\n  {command_line()}")
     from fewshot.commands import fit_folder, parts_of
     from fewshot.console import print_json, say
 
     if strategy and (head or augmentation):
         raise InvalidInputError("Give either --strategy or --head and --augmentation: a strategy says both.")
     parts = parts_of(strategy) if strategy else (head or "linear-probe", augmentation or "light")
-    kept = "" if no_cache else "Features that were extracted are kept. "
-    interrupts.explain(lambda: f"No model was written. {kept}Begin again:\n  {command_line()}")
     summary = fit_folder(
         directory,
         output,
@@ -204,15 +204,15 @@ def predict(
     json: Json = False,
 ) -> None:
     """Predict the class of images. Unreadable ones are listed and the rest is predicted."""
+    finished: list[Any] = []
+    interrupts.explain(lambda: _what_was_predicted(len(finished), printed=not json))
     from fewshot.commands import predict_images, prediction_rows
     from fewshot.console import print_json, say
 
     if csv and json:
         raise InvalidInputError("Give either --csv or --json.")
     classes, outcomes = predict_images(model, images, strict=strict)
-    finished: list[Any] = []
     outcomes = _noted(outcomes, finished)
-    interrupts.explain(lambda: _what_was_predicted(len(finished), printed=not json))
     predicted: list[Any] = []
     failed: list[Any] = []
     n_predicted = 0
