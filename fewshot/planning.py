@@ -20,10 +20,11 @@ from fewshot.evaluation import DRAW
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
 from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
-from fewshot.images.audit import AuditedDataset, audit, without_leakage
+from fewshot.images.audit import AuditedDataset, audit
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.findings import Finding, messages
-from fewshot.images.sources import DatasetSpec, load_dataset, load_splits, name_datasets
+from fewshot.images.leakage import without_leakage
+from fewshot.images.sources import DatasetSpec, dataset_name, load_dataset, load_splits, name_datasets
 from fewshot.names import unknown_name
 from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
 from fewshot.report.benchmark import DatasetInfo
@@ -350,6 +351,8 @@ def _load(spec: DatasetSpec, fixed_split: bool) -> tuple[ImageDataset, NDArray[n
     if not fixed_split:
         return load_dataset(spec), None
     splits = load_splits(spec)
+    if "train" not in splits:
+        raise DatasetError(f"{dataset_name(spec)} has the splits {' and '.join(splits)}, but none to learn from.")
     test = "test" if "test" in splits else "val"
     return _joined(splits["train"], splits[test])
 
@@ -391,8 +394,7 @@ def _audited(
         test = audit(replace(dataset.subset(np.flatnonzero(is_query)), findings=()), strict=strict)
         test = without_leakage(train, test)
         both, is_query = _joined(train.dataset, test.dataset)
-        findings = (*train.findings, *test.findings)
-        found = AuditedDataset(both, (*train.digests, *test.digests), (*train.skipped, *test.skipped), findings)
+        found = train.joined(test, both)
     text = json.dumps([found.digests, found.dataset.labels, None if is_query is None else is_query.tolist()])
     return PlannedDataset(
         name,

@@ -15,7 +15,7 @@ from pathlib import Path
 from fewshot.errors import DatasetError
 from fewshot.images.findings import Finding
 from fewshot.images.paths import scan_path, stat_path
-from fewshot.images.tree import File, Folder, LeftOut, is_ignored, join
+from fewshot.images.tree import File, Folder, LeftOut, is_archive_name, is_ignored, join
 
 
 class DiskTree:
@@ -112,6 +112,8 @@ def _require_folder(path: str) -> None:
             raise DatasetError(f"{path} is a loop of links; give a folder.") from None
         raise DatasetError(f"No such folder: {path}.") from None
     if not stat.S_ISDIR(found.st_mode):
+        if is_archive_name(path):
+            raise DatasetError(f"{path} is a file. Archives are read by fewshot.images.sources.load_dataset.")
         raise DatasetError(f"{path} is a file; give the folder that holds one folder per class.")
 
 

@@ -66,7 +66,7 @@ def understand(tree: Tree) -> Layout:
         wrapped, below = folders[0], LeftOut()
         inner_folders, inner_files = tree.contents(wrapped, below)
         splits = _splits(inner_folders)
-        if splits or (_only_wraps(tree, wrapped) and inner_folders and not any(file.is_image for file in inner_files)):
+        if splits or (_only_wraps(tree, wrapped) and _holds_classes(inner_folders, inner_files)):
             said = f"{show(folder.path)} holds nothing but the folder {show(wrapped.name)}, which was looked into."
             findings = [Finding("WRAPPER", said), *_unsuffixed(folder, files)]
             folder, folders, files = wrapped, inner_folders, inner_files
@@ -156,6 +156,11 @@ def _splits(folders: list[Folder]) -> dict[str, Folder]:
 def _only_wraps(tree: Tree, folder: Folder) -> bool:
     """Whether the single folder of a tree is its wrapping, not its only class."""
     return tree.unwraps or folder.name.lower() == tree.root.name.lower()
+
+
+def _holds_classes(folders: Sequence[Folder], files: Sequence[File]) -> bool:
+    """Whether a folder looks like one of classes; those of a class may lie in a folder, too, but seldom in several."""
+    return len(folders) > 1 or (len(folders) == 1 and not any(file.is_image for file in files))
 
 
 def _collect(tree: Tree, top: Folder, folders: Sequence[Folder], files: Sequence[File], left: LeftOut) -> Collected:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fewshot.errors import ArchiveError
+from fewshot.errors import ArchiveError, FewshotError
 from fewshot.images.labels import show
 
 BLOCK = 2**18
@@ -67,6 +68,29 @@ class Meter:
     def refuse(self, code: str, reason: str) -> ArchiveError:
         """Build the error that refuses the archive."""
         return ArchiveError(code, self.archive, reason)
+
+    def truncated(self) -> ArchiveError:
+        """Build the error for an archive of which the end is missing."""
+        return self.refuse("TRUNCATED", "ends before its last file does; get it again")
+
+    @contextmanager
+    def reading(self, kind: str) -> Iterator[None]:
+        """Turn whatever reading a damaged archive raises into an error of ours.
+
+        Libraries raise their own errors, those of compression (zlib.error, lzma.LZMAError), struct.error and more.
+
+        Raises:
+            ArchiveError: ``TRUNCATED`` or ``CORRUPT``.
+        """
+        try:
+            yield
+        except FewshotError:
+            raise
+        except EOFError:
+            raise self.truncated() from None
+        except Exception as error:
+            reason = f"is no {kind} archive, or damaged ({error}); get it again"
+            raise self.refuse("CORRUPT", reason) from error
 
     def count(self, name_bytes: int) -> None:
         """Count one file or folder.

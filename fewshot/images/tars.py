@@ -14,7 +14,6 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
-from fewshot.errors import FewshotError
 from fewshot.images.labels import show
 from fewshot.images.members import BLOCK, Member, Meter
 
@@ -35,15 +34,9 @@ def tar_members(file: BinaryIO, meter: Meter) -> Iterator[Member]:
     Raises:
         ArchiveError: it is damaged, or holds what is refused.
     """
-    try:
-        yield from _members(_Stream(_decompressed(_Counted(file, meter)), meter), meter)
-    except FewshotError:
-        raise
-    except EOFError:
-        raise _truncated(meter) from None
-    # Damaged compression raises zlib.error, lzma.LZMAError, BadGzipFile, OSError and more.
-    except Exception as error:
-        raise meter.refuse("CORRUPT", f"is no tar archive, or damaged ({error}); get it again") from error
+    with meter.reading("tar"):
+        stream = _Stream(_decompressed(_Counted(file, meter)), meter)
+    yield from _members(stream, meter)
 
 
 class _Counted(io.RawIOBase):
@@ -106,8 +99,9 @@ class _Stream:
         self._meter = meter
 
     def some(self, size: int) -> bytes:
-        """Read up to ``size`` bytes; none at the end."""
-        block = self._file.read(size)
+        """Read up to ``size`` bytes; none only at the end."""
+        with self._meter.reading("tar"):
+            block = self._file.read(size)
         self._meter.add(len(block))
         return block
 
@@ -121,16 +115,14 @@ class _Stream:
 
     def blocks(self, size: int) -> Iterator[bytes]:
         """Read ``size`` bytes in blocks, and what fills the last record."""
-        missing = size
-        while missing:
-            block = self.some(min(missing, BLOCK))
-            if not block:
-                raise _truncated(self._meter)
-            missing -= len(block)
-            yield block
-        padding = -size % _RECORD
-        if len(self.exactly(padding)) < padding:
-            raise _truncated(self._meter)
+        for missing, is_content in ((size, True), (-size % _RECORD, False)):
+            while missing:
+                block = self.some(min(missing, BLOCK))
+                if not block:
+                    raise self._meter.truncated()
+                missing -= len(block)
+                if is_content:
+                    yield block
 
 
 def _decompressed(file: _Counted) -> _Readable:
@@ -180,15 +172,15 @@ def _header(stream: _Stream, meter: Meter, first: bool) -> tarfile.TarInfo | Non
     """Read the next header; None at the mark of the end."""
     record = stream.exactly(_RECORD)
     if not record and not first:
-        raise _truncated(meter)
+        raise meter.truncated()
     try:
-        header = tarfile.TarInfo.frombuf(record, "utf-8", "surrogateescape")
+        header: tarfile.TarInfo = tarfile.TarInfo.frombuf(record, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         # Its class is not public, but the mark is: a record of zeros.
         if len(record) == _RECORD and not any(record):
             return None
         if not first and len(record) < _RECORD:
-            raise _truncated(meter) from None
+            raise meter.truncated() from None
         reason = "is no tar archive" if first else "has a broken header"
         raise meter.refuse("CORRUPT", f"{reason} ({error}); get it again") from None
     if header.size < 0:
@@ -237,7 +229,3 @@ def _check_end(stream: _Stream, meter: Meter) -> None:
             raise meter.refuse(
                 "CORRUPT", "goes on after its end, as archives appended to each other do; pack the folder again"
             )
-
-
-def _truncated(meter: Meter) -> FewshotError:
-    return meter.refuse("TRUNCATED", "ends before its last file does; get it again")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
-from fewshot.errors import FewshotError
 from fewshot.images.labels import show
 from fewshot.images.members import BLOCK, Member, Meter
 
@@ -26,22 +25,16 @@ def zip_members(file: BinaryIO, meter: Meter) -> Iterator[Member]:
     Raises:
         ArchiveError: it is damaged, or holds what is refused.
     """
-    try:
-        with zipfile.ZipFile(_Bounded(file, meter)) as archive:
-            infos = archive.infolist()
-            # At once, before anything is unpacked.
-            if len(infos) > meter.limits.members:
-                raise meter.refuse("TOO_MANY", f"holds {len(infos):,} files and folders")
-            for info in infos:
-                _check(info, meter)
-            _check_overlap(infos, archive.start_dir, meter)
-            for info in infos:
-                yield Member(_name(info), info.is_dir() or info.filename.endswith("\\"), _blocks(archive, info, meter))
-    except FewshotError:
-        raise
-    # A damaged archive makes zipfile raise BadZipFile, zlib.error, struct.error, NotImplementedError and more.
-    except Exception as error:
-        raise meter.refuse("CORRUPT", f"is no ZIP archive, or damaged ({error}); get it again") from error
+    with meter.reading("ZIP"), zipfile.ZipFile(_Bounded(file, meter)) as archive:
+        infos = archive.infolist()
+        # At once, before anything is unpacked.
+        if len(infos) > meter.limits.members:
+            raise meter.refuse("TOO_MANY", f"holds {len(infos):,} files and folders")
+        for info in infos:
+            _check(info, meter)
+        _check_overlap(infos, archive.start_dir, meter)
+        for info in infos:
+            yield Member(_name(info), info.is_dir() or info.filename.endswith("\\"), _blocks(archive, info, meter))
 
 
 class _Bounded(io.RawIOBase):
@@ -86,10 +79,11 @@ def _check(info: zipfile.ZipInfo, meter: Meter) -> None:
 def _check_overlap(infos: list[zipfile.ZipInfo], end: int, meter: Meter) -> None:
     """Refuse members that share bytes: a small archive can hold the same content thousands of times so."""
     ordered = sorted(infos, key=lambda info: info.header_offset)
-    starts = [*(info.header_offset for info in ordered[1:]), end]
-    for info, following in zip(ordered, starts, strict=True):
+    following = end
+    for info in reversed(ordered):
         if info.header_offset + _LOCAL_HEADER + info.compress_size > following:
             raise meter.refuse("OVERLAP", f"{show(info.filename)} overlaps what comes after it; pack the folder again")
+        following = info.header_offset
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -105,7 +99,8 @@ def _name(info: zipfile.ZipInfo) -> str:
 def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, meter: Meter) -> Iterator[bytes]:
     meter.consumed += info.compress_size
     length = 0
-    with archive.open(info) as content:
+    # Blocks are read by whoever uses them, outside of what goes through the members.
+    with meter.reading("ZIP"), archive.open(info) as content:
         while block := content.read(BLOCK):
             length += len(block)
             meter.add(len(block))
