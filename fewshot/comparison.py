@@ -19,8 +19,9 @@ from fewshot.classifier import as_seed
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views
 from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
-from fewshot.images.audit import AuditedDataset, audit, without_leakage
+from fewshot.images.audit import AuditedDataset, audit
 from fewshot.images.dataset import ImageDataset, as_sources, list_images
+from fewshot.images.leakage import without_leakage
 from fewshot.images.reader import ImageLike
 from fewshot.images.sources import load_train_and_test, load_training
 from fewshot.kept_cells import open_cells

@@ -20,7 +20,7 @@ from fewshot.evaluation import DRAW
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
 from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
-from fewshot.images.audit import AuditedDataset, audit
+from fewshot.images.audit import audit
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.findings import Finding, messages
 from fewshot.images.leakage import without_leakage

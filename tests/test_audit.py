@@ -7,14 +7,15 @@ import pytest
 from PIL import Image
 
 from fewshot.errors import DatasetError, ImageError
-from fewshot.images.audit import audit, without_leakage
+from fewshot.images.audit import audit
 from fewshot.images.dataset import ImageDataset
+from fewshot.images.leakage import without_leakage
 from fewshot.images.reader import read_payload
 
 
 def picture(seed):
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)).save(buffer, "PNG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

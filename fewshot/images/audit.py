@@ -1,24 +1,32 @@
-"""What is wrong with a data set before anything is computed: unreadable files, repeats, conflicts, leakage."""
+"""What is wrong with a data set before anything is computed: unreadable files, repeats, conflicts, frames of videos."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import joblib
+import numpy as np
+from numpy.typing import NDArray
 
 from fewshot.errors import DatasetError, ImageError
 from fewshot.images.dataset import ImageDataset
-from fewshot.images.findings import Finding, messages
-from fewshot.images.reader import ImageLike, decode, read_payload
+from fewshot.images.findings import Finding, messages, shortened
+from fewshot.images.frames import FrameRun, frame_runs
+from fewshot.images.near import SIDE, NearPair, Prints, connected, fingerprint, near_pairs
+from fewshot.images.reader import ImageLike, examine, read_payload
 
 MAX_BAD_SHARE = 0.05
 """With more unreadable images than this share, a run stops: something is wrong with the data as a whole."""
 
+OnProgress = Callable[[int, int], object]
+"""Called with the number of images looked at, and of all."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class AuditedDataset:
     """A data set whose images all decode.
 
@@ -27,20 +35,49 @@ class AuditedDataset:
         digests: (n,) content digest of each image, all different.
         skipped: why each left-out image was left out.
         findings: what was understood when the images were collected, and what was found now.
+        prints: (n, SIDE, SIDE) thumbnails that near-duplicates are found by.
+        groups: (n,) equal numbers for near-duplicates of each other and frames of one video, by the first of them.
+        n_given: images there were, before any was left out.
     """
 
     dataset: ImageDataset
     digests: tuple[str, ...]
     skipped: tuple[ImageError, ...]
     findings: tuple[Finding, ...]
+    prints: Prints
+    groups: NDArray[np.intp]
+    n_given: int
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was found, one sentence each."""
+        """What was found, in sentences."""
         return messages(self.findings)
 
+    def only(self, kept: NDArray[np.intp] | list[int], *more: Finding) -> AuditedDataset:
+        """Keep the images at ``kept``, and add findings."""
+        return replace(
+            self,
+            dataset=_only(self.dataset, list(kept)),
+            digests=tuple(self.digests[i] for i in kept),
+            prints=self.prints[kept],
+            groups=connected(len(kept), _links(self.groups[kept])),
+            findings=(*self.findings, *more),
+        )
 
-def audit(dataset: ImageDataset, *, strict: bool = False) -> AuditedDataset:
+    def joined(self, other: AuditedDataset, both: ImageDataset) -> AuditedDataset:
+        """Put two audited data sets into one, whose images are ``both``."""
+        return AuditedDataset(
+            both,
+            (*self.digests, *other.digests),
+            (*self.skipped, *other.skipped),
+            (*self.findings, *other.findings),
+            np.concatenate([self.prints, other.prints]),
+            np.concatenate([self.groups, other.groups + len(self.groups)]),
+            self.n_given + other.n_given,
+        )
+
+
+def audit(dataset: ImageDataset, *, strict: bool = False, progress: OnProgress | None = None) -> AuditedDataset:
     """Read every image once; leave out those that cannot be read and exact repeats, and say so.
 
     A picture that is there twice would count twice in an accuracy, and could be trained on in one fold of a
@@ -49,51 +86,78 @@ def audit(dataset: ImageDataset, *, strict: bool = False) -> AuditedDataset:
     Args:
         dataset: what to look at.
         strict: raise at the first unreadable image instead of leaving it out.
+        progress: called as images are looked at.
 
     Raises:
         ImageError: with ``strict``, the first unreadable image.
         DatasetError: more than 5 % of the images cannot be read, or all of a class; or one picture has two labels.
     """
-    with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
-        outcomes = list(pool.map(_digest_or_error, dataset.sources))
+    found = survey(dataset, strict=strict, progress=progress)
+    for finding in found.findings:
+        if finding.severity == "error":
+            raise DatasetError(finding.message)
+    return found
+
+
+def survey(dataset: ImageDataset, *, strict: bool = False, progress: OnProgress | None = None) -> AuditedDataset:
+    """Look at a data set as :func:`audit` does, but give what makes it useless as findings of severity ``"error"``."""
+    outcomes = _look_at_all(dataset, strict, progress)
     skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, ImageError))
-    if strict and skipped:
-        raise skipped[0]
-    readable = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, str)}
-    _stop_if_too_many(dataset, dataset.subset(list(readable)), skipped)
-    left_out = [Finding(error.code, f"Left out: {error}", (error.source,), "warning") for error in skipped]
-    findings = (*dataset.findings, *left_out, *_repeats(dataset, readable))
+    readable = {i: outcome.digest for i, outcome in enumerate(outcomes) if isinstance(outcome, _Seen)}
+    findings = list(dataset.findings)
+    findings += [Finding(error.code, f"Left out: {error}", (error.source,), "warning") for error in skipped]
+    findings += _too_many(dataset, sorted(readable), skipped)
+    findings += [f for one in outcomes if isinstance(one, _Seen) for f in one.remarks]
+    findings += _repeats(dataset, readable)
     once = {digest: i for i, digest in reversed(readable.items())}
     kept = sorted(once.values())
-    return AuditedDataset(_only(dataset, kept), tuple(readable[i] for i in kept), skipped, findings)
+    seen = [one for i in kept if isinstance(one := outcomes[i], _Seen)]
+    prints = np.array([one.print for one in seen], dtype=np.uint8).reshape(len(kept), SIDE, SIDE)
+    part = _only(dataset, kept)
+    pairs = [pair for pair in near_pairs(prints) if _means(pair, part.labels)]
+    runs = frame_runs(part.names, part.labels, prints)
+    findings += [*_near_findings(part, pairs), *_frame_findings(part, runs)]
+    links = [(pair.first, pair.second) for pair in pairs]
+    links += [(run.members[0], other) for run in runs for other in run.members[1:]]
+    groups = connected(len(kept), links)
+    return AuditedDataset(
+        part, tuple(readable[i] for i in kept), skipped, tuple(findings), prints, groups, len(dataset)
+    )
 
 
-def without_leakage(train: AuditedDataset, test: AuditedDataset) -> AuditedDataset:
-    """Take out of the test set what is also, byte for byte, in the training set.
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of an image that was read."""
 
-    Returns:
-        The cleaned test set, with a finding for each picture taken out.
+    digest: str
+    print: Prints
+    remarks: tuple[Finding, ...]
 
-    Raises:
-        DatasetError: nothing is left to test on.
-    """
-    trained = dict(zip(train.digests, train.dataset.names, strict=True))
-    leaked = [i for i, digest in enumerate(test.digests) if digest in trained]
-    if not leaked:
-        return test
-    if len(leaked) == len(test.digests):
-        raise DatasetError("Every test image is also a training image; give other images to test on.")
-    names = test.dataset.names
-    label_of = dict(zip(train.digests, train.dataset.labels, strict=True))
-    leaks = []
-    for i in leaked:
-        twin = trained[test.digests[i]]
-        said = f"Leakage: {names[i]} is the same file as {twin} and was taken out of the test set."
-        said += _other_label(test.dataset.labels[i], label_of[test.digests[i]])
-        leaks.append(Finding("LEAKAGE", said, (names[i], twin), "warning"))
-    kept = [i for i in range(len(test.digests)) if i not in set(leaked)]
-    digests = tuple(test.digests[i] for i in kept)
-    return AuditedDataset(_only(test.dataset, kept), digests, test.skipped, (*test.findings, *leaks))
+
+def _look_at_all(dataset: ImageDataset, strict: bool, progress: OnProgress | None) -> list[_Seen | ImageError]:
+    outcomes: list[_Seen | ImageError] = []
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(int(joblib.cpu_count())))
+        # Where the first unreadable image or an interrupt ends this early, what has not begun is dropped.
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        for outcome in pool.map(_look_at, dataset.sources, dataset.names):
+            if strict and isinstance(outcome, ImageError):
+                raise outcome
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(len(outcomes), len(dataset))
+    return outcomes
+
+
+def _look_at(source: ImageLike, name: str) -> _Seen | ImageError:
+    try:
+        payload = read_payload(source)
+        pixels, remarks = examine(payload)
+    except ImageError as error:
+        # Data sets have names for images that come as bytes.
+        return ImageError(error.code, name, error.message)
+    named = [replace(one, message=one.message.replace(payload.name, name, 1), images=(name,)) for one in remarks]
+    return _Seen(payload.digest, fingerprint(pixels), tuple(named))
 
 
 def _only(dataset: ImageDataset, kept: list[int]) -> ImageDataset:
@@ -101,37 +165,39 @@ def _only(dataset: ImageDataset, kept: list[int]) -> ImageDataset:
     return replace(part, class_names=tuple(sorted(set(part.labels))))
 
 
-def _other_label(test: str, train: str) -> str:
-    return f" LABEL_CONFLICT: there it is {test!r}, in training {train!r}." if test != train else ""
+def _links(groups: NDArray[np.intp]) -> list[tuple[int, int]]:
+    """Link each item to the first of its group."""
+    first: dict[int, int] = {}
+    return [(first.setdefault(int(group), position), position) for position, group in enumerate(groups)]
 
 
-def _digest_or_error(source: ImageLike) -> str | ImageError:
-    try:
-        payload = read_payload(source)
-        decode(payload)
-    except ImageError as error:
-        return error
-    return payload.digest
+def _means(pair: NearPair, labels: tuple[str, ...]) -> bool:
+    """Whether a pair is one picture: of two classes, mirror images may be what tells them apart, as b and d."""
+    return not pair.mirrored or labels[pair.first] == labels[pair.second]
 
 
-def _stop_if_too_many(before: ImageDataset, after: ImageDataset, skipped: tuple[ImageError, ...]) -> None:
+def _too_many(dataset: ImageDataset, readable: list[int], skipped: tuple[ImageError, ...]) -> list[Finding]:
     if not skipped:
-        return
+        return []
     shown = "; ".join(str(error) for error in skipped[:5]) + (
         f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
     )
-    emptied = sorted(set(before.labels) - set(after.labels))
+    found, names = [], tuple(error.source for error in skipped)
+    emptied = sorted(set(dataset.labels) - {dataset.labels[i] for i in readable})
     if emptied:
-        raise DatasetError(f"No image of {', '.join(map(repr, emptied))} can be read: {shown}.")
-    if len(skipped) > MAX_BAD_SHARE * len(before):
-        raise DatasetError(
-            f"{len(skipped)} of {len(before)} images cannot be read, more than {MAX_BAD_SHARE:.0%}: {shown}. "
+        said = f"No image of {', '.join(map(repr, emptied))} can be read: {shown}."
+        found.append(Finding("UNREADABLE_CLASS", said, names, "error"))
+    if len(skipped) > MAX_BAD_SHARE * len(dataset):
+        said = (
+            f"{len(skipped)} of {len(dataset)} images cannot be read, more than {MAX_BAD_SHARE:.0%}: {shown}. "
             "Replace or remove them."
         )
+        found.append(Finding("TOO_MANY_UNREADABLE", said, names, "error"))
+    return found
 
 
 def _repeats(dataset: ImageDataset, digests: Mapping[int, str]) -> list[Finding]:
-    """Note repeated pictures; refuse one picture under two labels."""
+    """Note repeated pictures; one picture under two labels is an error."""
     groups: dict[str, list[int]] = defaultdict(list)
     for position, digest in digests.items():
         groups[digest].append(position)
@@ -141,12 +207,57 @@ def _repeats(dataset: ImageDataset, digests: Mapping[int, str]) -> list[Finding]
             continue
         labels = sorted({dataset.labels[i] for i in members})
         images = tuple(names[i] for i in members)
-        listing = ", ".join(images)
+        listing = shortened(images, 8)
         if len(labels) > 1:
-            raise DatasetError(
+            said = (
                 f"LABEL_CONFLICT: one picture is labelled {' and '.join(map(repr, labels))}: {listing}. "
                 "Keep one of them."
             )
-        said = f"The same picture is there {len(members)} times and counts once: {listing}."
-        findings.append(Finding("DUPLICATE", said, images, "warning"))
+            findings.append(Finding("LABEL_CONFLICT", said, images, "error"))
+        else:
+            said = f"The same picture is there {len(members)} times and counts once: {listing}."
+            findings.append(Finding("DUPLICATE", said, images, "warning"))
     return findings
+
+
+def _near_findings(dataset: ImageDataset, pairs: list[NearPair]) -> list[Finding]:
+    """Note each picture of which there are several versions, with those that are labelled differently."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for position, group in enumerate(connected(len(dataset), [(pair.first, pair.second) for pair in pairs])):
+        groups[int(group)].append(position)
+    group_of = {position: group for group, members in groups.items() for position in members}
+    least: dict[int, float] = {}
+    for pair in pairs:
+        group = group_of[pair.first]
+        least[group] = min(least.get(group, 1.0), pair.similarity)
+    names, findings = dataset.names, []
+    for group, members in groups.items():
+        if len(members) == 1:
+            continue
+        images, labels = tuple(names[i] for i in members), sorted({dataset.labels[i] for i in members})
+        alike = f"similarity {least[group]:.3f}"
+        if len(labels) > 1:
+            said = (
+                f"NEAR_CONFLICT: what looks like one picture ({alike}) is labelled {' and '.join(map(repr, labels))}: "
+                f"{shortened(images, 8)}. Look at them, and keep one."
+            )
+            findings.append(Finding("NEAR_CONFLICT", said, images, "warning"))
+        else:
+            said = f"{len(members)} images show one picture ({alike}): {shortened(images, 8)}."
+            findings.append(Finding("NEAR_DUPLICATE", said, images, "warning"))
+    return findings
+
+
+def _frame_findings(dataset: ImageDataset, runs: list[FrameRun]) -> list[Finding]:
+    names = dataset.names
+    return [
+        Finding(
+            "FRAMES",
+            f"{names[run.members[0]]} to {names[run.members[-1]]}{f' of {run.label!r}' if run.label else ''} look like "
+            f"frames of one video ({len(run.members)}): they count for little more than one picture. Split by video, "
+            "not by frame.",
+            tuple(names[i] for i in run.members),
+            "warning",
+        )
+        for run in runs
+    ]

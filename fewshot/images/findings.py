@@ -1,21 +1,35 @@
 """Findings: what was understood of a data set and what was left out, for people and for programs alike.
 
-Codes (besides the reason codes of :mod:`fewshot.images.reader`, which unreadable images keep):
+Codes are stable. Besides the reason codes of :mod:`fewshot.images.reader`, which unreadable images keep, and those of
+remarks on images that were read (``examine`` in :mod:`fewshot.images.decoding`):
 
-``SPLITS`` train and test folders recognised · ``SKIPPED_FILES`` files without an image suffix ·
-``EMPTY_CLASS`` a class folder without images · ``LOOSE_IMAGES`` images outside any class folder ·
-``MERGED_LABELS`` labels written differently that are one class · ``DUPLICATE`` the same picture again ·
-``LABEL_CONFLICT`` one picture under two labels · ``LEAKAGE`` a test picture that is in training too ·
-``NOTE`` anything else.
+What was collected: ``SPLITS`` train and test folders recognised · ``SKIPPED_FILES`` files without an image suffix ·
+``SKIPPED_FOLDERS`` folders that are no classes · ``EMPTY_CLASS`` a class folder without images · ``LOOSE_IMAGES``
+images outside any class folder · ``MERGED_LABELS`` labels written differently that are one class · ``SIMILAR_LABELS``
+classes whose names hardly differ · ``NOTE`` anything else.
+
+What the images are to each other: ``DUPLICATE`` the same picture again, byte for byte · ``NEAR_DUPLICATE`` the same
+picture saved again, smaller, cropped, brighter or mirrored · ``FRAMES`` images that look like frames of one video ·
+``LABEL_CONFLICT`` one picture under two labels · ``NEAR_CONFLICT`` the same of near-duplicates · ``LEAKAGE`` a test
+picture that is in training too · ``NEAR_LEAKAGE`` one whose near-duplicate is · ``FRAME_LEAKAGE`` frames of one video
+in both.
+
+What can be done with them: ``TOO_MANY_UNREADABLE`` · ``UNREADABLE_CLASS`` a class without a readable image ·
+``TOO_FEW_CLASSES`` · ``UNKNOWN_CLASS`` a class of the test set that training lacks · ``UNTESTED_CLASS`` one that the
+test set lacks · ``NOTHING_TO_TEST`` every test image is in training · ``IMBALANCE`` · ``FEW_IMAGES`` too few for
+cross-validation · ``CANNOT_LOAD`` nothing could be collected at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 Severity: TypeAlias = Literal["info", "warning", "error"]
+
+SHOWN = 3
+"""Findings of one kind that are told one by one; of more, the first is, and the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -41,5 +55,34 @@ class Finding:
 
 
 def messages(findings: Iterable[Finding]) -> tuple[str, ...]:
-    """Give the sentences alone."""
-    return tuple(finding.message for finding in findings)
+    """Give the sentences alone; of more than a few findings of one code only the first, with the number of the rest."""
+    return tuple(finding.message for finding in summarised(findings))
+
+
+def summarised(findings: Iterable[Finding]) -> list[Finding]:
+    """Put more than a few findings of one code into one, which has all their images."""
+    kinds: dict[str, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.code, []).append(finding)
+    result: list[Finding] = []
+    for kind in kinds.values():
+        result += [_merged(kind)] if len(kind) > SHOWN else kind
+    return result
+
+
+def _merged(findings: Sequence[Finding]) -> Finding:
+    first, others = findings[0], findings[1:]
+    # Only the first name of each: the others are what it is like.
+    names = list(dict.fromkeys(finding.images[0] for finding in others if finding.images))
+    listed = f": {shortened(names)}" if names else ""
+    said = f"{first.message} {len(others)} more are like that [{first.code}]{listed}."
+    images = tuple(dict.fromkeys(name for finding in findings for name in finding.images))
+    severities = {finding.severity for finding in findings}
+    worst: Severity = "error" if "error" in severities else "warning" if "warning" in severities else "info"
+    return Finding(first.code, said, images, worst)
+
+
+def shortened(names: Sequence[str], shown: int = SHOWN) -> str:
+    """List the first few names, and say how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,8 +1,8 @@
 """Frames of a video taken for photographs: numbered files of which each looks like the next.
 
-A hundred frames of one cat teach little more than one photograph of it, and when some are trained on and some tested on,
-the accuracy is that of recognising a scene. Two signs together give them away: names that count, and neighbours in that
-order that are far more alike than two images of the class usually are. Numbers alone prove nothing: cameras count, too.
+A hundred frames of one cat teach little more than one photograph of it, and when some are trained on and some tested
+on, the accuracy is that of recognising a scene. Two signs together give them away: names that count, and neighbours in
+that order that are far more alike than two images of the class usually are. Numbers alone prove nothing: cameras count.
 """
 
 from __future__ import annotations
