@@ -3,53 +3,20 @@
 import io
 import os
 import pickle
-import struct
+import socket
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from pictures import ORIENTATION, UPRIGHT, chunk, encode, png, random_pixels, smooth_pixels, tiff, with_segment
 from PIL import Image, ImageFile, features
 
-from fewshot.errors import FewshotError, ImageError
-from fewshot.images.reader import BACKGROUND, decode, read_image, read_payload
-
-ORIENTATION_TAG = 274
-ORIENTED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: np.swapaxes(a, 0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.swapaxes(a[::-1, ::-1], 0, 1),
-    8: lambda a: np.rot90(a, 1),
-}
-
-
-def encode(image, format_="PNG", **options):
-    buffer = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, format_, **options)
-    return buffer.getvalue()
-
-
-def random_pixels(height=9, width=14, channels=3, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
-def smooth_pixels(height=48, width=64):
-    """A picture that lossy formats keep, different in every corner."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    return np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) % 200], axis=2).astype(np.uint8)
-
-
-def png_header(width, height):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+from fewshot.errors import FewshotError, ImageError, InvalidInputError
+from fewshot.images import limits
+from fewshot.images.reader import BACKGROUND, decode, examine, read_image, read_payload
 
 
 def code_of(source, **options):
@@ -102,7 +69,7 @@ def test_an_arrays_pixels_are_copied():
     np.testing.assert_array_equal(result, before)
 
 
-@pytest.mark.parametrize("orientation", sorted(ORIENTED))
+@pytest.mark.parametrize("orientation", sorted(UPRIGHT))
 @pytest.mark.parametrize(
     ("format_", "options", "tolerance"),
     [
@@ -119,22 +86,22 @@ def test_exif_orientation_is_applied_once_in_every_format(format_, options, tole
         pytest.skip("this Pillow has no AVIF")
     pixels = smooth_pixels(16, 24)
     exif = Image.Exif()
-    exif[ORIENTATION_TAG] = orientation
+    exif[ORIENTATION] = orientation
     result = read_image(encode(pixels, format_, exif=exif, **options))
-    expected = ORIENTED[orientation](pixels)
+    expected = UPRIGHT[orientation](pixels)
     assert result.shape == expected.shape
     assert np.abs(result.astype(int) - expected).max() <= tolerance
 
 
-@pytest.mark.parametrize("orientation", sorted(ORIENTED))
+@pytest.mark.parametrize("orientation", sorted(UPRIGHT))
 def test_exif_orientation_is_applied_to_pil_images_and_16_bit_ones(orientation):
     exif = Image.Exif()
-    exif[ORIENTATION_TAG] = orientation
+    exif[ORIENTATION] = orientation
     pixels = random_pixels()
     opened = Image.open(io.BytesIO(encode(pixels, exif=exif)))
-    np.testing.assert_array_equal(read_image(opened), ORIENTED[orientation](pixels))
+    np.testing.assert_array_equal(read_image(opened), UPRIGHT[orientation](pixels))
     grey = (np.arange(8 * 13).reshape(8, 13) * 257).astype(np.uint16)
-    expected = ORIENTED[orientation](grey // 257)
+    expected = UPRIGHT[orientation](grey // 257)
     np.testing.assert_array_equal(read_image(encode(grey, exif=exif))[:, :, 0], expected)
 
 
@@ -393,7 +360,6 @@ def test_a_cut_file_is_truncated_and_never_half_a_picture(format_, options):
     assert code_of(content[: len(content) // 2]) == "TRUNCATED"
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize(
     ("format_", "options"),
     [("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("JPEG2000", {}), ("ICO", {}), ("AVIF", {})],
@@ -409,7 +375,6 @@ def test_a_cut_file_of_any_format_is_an_image_error(format_, options):
             np.testing.assert_array_equal(result, whole)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "ICO"])
 def test_damaged_bytes_give_pixels_or_an_image_error(format_):
     content = encode(random_pixels(20, 20), format_)
@@ -447,19 +412,17 @@ def test_a_closed_pil_image_is_an_image_error():
 
 
 @pytest.mark.parametrize("size", [(30_000, 30_000), (10_000, 10_000), (2_000_000_000, 1)])
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bombs_are_refused_from_the_header(size):
     start = time.perf_counter()
-    assert code_of(png_header(*size)) == "TOO_LARGE"
+    assert code_of(png(*size)) == "TOO_LARGE"
     assert time.perf_counter() - start < 0.5
 
 
 def test_a_text_chunk_bomb_is_refused():
     content = encode(random_pixels())
-    data = b"comment\0\0" + zlib.compress(bytes(20_000_000))
-    chunk = struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
+    bomb = chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(20_000_000)))
     start = content.index(b"IDAT") - 4
-    assert code_of(content[:start] + chunk + content[start:]) == "TOO_LARGE"
+    assert code_of(content[:start] + bomb + content[start:]) == "TOO_LARGE"
 
 
 def test_the_pixel_limit_is_the_callers():
@@ -470,7 +433,6 @@ def test_the_pixel_limit_is_the_callers():
     assert caught.value.code == "TOO_LARGE"
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize(
     "exif",
     [
@@ -483,9 +445,8 @@ def test_the_pixel_limit_is_the_callers():
 )
 def test_broken_exif_does_not_cost_the_picture(exif):
     content = encode(smooth_pixels(), "JPEG")
-    data = b"Exif\0\0" + exif
-    segment = b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data
-    np.testing.assert_array_equal(read_image(content[:2] + segment + content[2:]), read_image(content))
+    broken = with_segment(content, 0xE1, b"Exif\0\0" + exif)
+    np.testing.assert_array_equal(read_image(broken), read_image(content))
 
 
 def test_a_broken_colour_profile_does_not_cost_the_picture():
@@ -549,6 +510,62 @@ def test_a_pipe_does_not_block(tmp_path):
     assert codes == ["NOT_A_FILE"]
 
 
+def test_a_pipe_that_takes_a_files_place_does_not_block(tmp_path, monkeypatch):
+    picture, pipe = tmp_path / "picture.jpg", tmp_path / "pipe.jpg"
+    picture.write_bytes(encode(random_pixels(), "JPEG"))
+    os.mkfifo(pipe)
+    really = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **options: really(picture if path == pipe else path, **options))
+    codes = []
+    reader = threading.Thread(target=lambda: codes.append(code_of(pipe)), daemon=True)
+    reader.start()
+    reader.join(timeout=5)
+    assert codes == ["NOT_A_FILE"]
+
+
+def test_a_socket_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.jpg")
+        assert code_of("socket.jpg") == "NOT_A_FILE"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc here")
+def test_files_of_proc_are_read_to_their_end_and_no_further():
+    assert code_of("/dev/zero") == "NOT_A_FILE"
+    assert code_of("/proc/self/status") == "NOT_AN_IMAGE"
+    assert code_of("/proc/self/mem") in {"NOT_A_FILE", "PERMISSION", "NOT_AN_IMAGE", "EMPTY"}
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_whole(tmp_path, monkeypatch):
+    content = encode(random_pixels(200, 200), "BMP")
+    path = tmp_path / "growing.bmp"
+    path.write_bytes(content)
+    small = tmp_path / "small.bmp"
+    small.write_bytes(content[:1000])
+    before = os.stat(small)
+    monkeypatch.setattr(os, "fstat", lambda descriptor: before)
+    np.testing.assert_array_equal(read_image(path), random_pixels(200, 200))
+    monkeypatch.setattr(limits, "_SMALLEST_FILE_LIMIT", 2000)
+    assert code_of(path, max_pixels=100) == "TOO_LARGE"
+
+
+def test_no_descriptor_is_left_open(tmp_path):
+    folder = "/proc/self/fd"
+    if not os.path.isdir(folder):
+        pytest.skip("no /proc here")
+    path = tmp_path / "picture.png"
+    path.write_bytes(encode(random_pixels()))
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    read_image(path)
+    before = len(os.listdir(folder))
+    for _ in range(20):
+        read_image(path)
+        code_of(tmp_path / "bad.png")
+        code_of(tmp_path)
+    assert len(os.listdir(folder)) == before
+
+
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_file_is_a_permission_problem(tmp_path):
     path = tmp_path / "secret.png"
@@ -600,3 +617,65 @@ def test_an_image_error_survives_pickling(tmp_path):
         read_image(tmp_path / "gone.png")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), copy.code, copy.source) == (str(caught.value), "VANISHED", str(tmp_path / "gone.png"))
+
+
+def test_threads_with_other_limits_do_not_disturb_each_other(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 1000)
+    small, large = encode(random_pixels(20, 20), "WEBP"), encode(random_pixels(90, 90), "WEBP")
+
+    def read(number):
+        for _ in range(20):
+            assert read_image(large, max_pixels=8100 + number).shape == (90, 90, 3)
+            assert code_of(large) == "TOO_LARGE"
+            assert read_image(small).shape == (20, 20, 3)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, range(8)))
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "7", True])
+def test_a_limit_must_be_a_number_of_pixels(limit):
+    with pytest.raises(InvalidInputError, match="max_pixels="):
+        read_image(random_pixels(), max_pixels=limit)
+
+
+def test_ordinary_pictures_have_no_findings():
+    for format_ in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "ICO"):
+        assert examine(read_payload(encode(smooth_pixels(), format_)))[1] == ()
+
+
+def test_a_file_may_have_several_findings(tmp_path):
+    path = tmp_path / "strip.jpg"
+    frames = [Image.new("L", (300, 2), shade) for shade in (9, 99)]
+    path.write_bytes(encode(frames[0], "PNG", exif=b"nonsense", save_all=True, append_images=frames[1:]))
+    findings = examine(read_payload(path))[1]
+    assert {finding.code for finding in findings} == {"THIN", "MULTI_FRAME", "OTHER_FORMAT", "BAD_METADATA"}
+    assert all(finding.images == (str(path),) and str(path) in finding.message for finding in findings)
+
+
+def test_what_pillow_warns_of_does_not_cost_a_picture():
+    # A resolution of two values where there is to be one; here every warning is an error.
+    entries = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 4, 1, 8), (259, 4, 1, 1), (262, 4, 1, 1), (273, 4, 1, 200)]
+    content = tiff([*entries, (278, 4, 2, 150), (279, 4, 1, 64)], bytes([8]) * 400)
+    with pytest.warns(UserWarning, match="too many entries"):
+        Image.open(io.BytesIO(content))
+    assert (read_image(content) == 8).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F", "RGB"])
+def test_large_pictures_are_converted_in_strips_without_a_seam(monkeypatch, mode):
+    pixels = random_pixels(70, 50, 4)
+    if mode in ("I;16", "F"):
+        image = Image.fromarray(pixels[:, :, 0].astype(np.uint16 if mode == "I;16" else np.float32) * 77)
+    elif mode == "LAB":
+        image = Image.fromarray(pixels[:, :, :3], "RGB").copy()
+        image = Image.frombytes("LAB", image.size, image.tobytes())
+    elif mode == "PA":
+        image = Image.fromarray(pixels).convert("P").convert("PA")
+    else:
+        image = Image.fromarray(pixels).convert("RGB" if mode not in ("LA", "RGBA") else "RGBA").convert(mode)
+    whole = read_image(image)
+    monkeypatch.setattr("fewshot.images.pixels._AT_ONCE", 300)
+    np.testing.assert_array_equal(read_image(image), whole)
