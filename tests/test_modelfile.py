@@ -1,5 +1,6 @@
 """Model folders: what is saved is what is loaded, in any process, and nothing unsafe is read."""
 
+import hashlib
 import json
 import pickle
 import subprocess
@@ -7,18 +8,22 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 import fewshot
 from fewshot import FewShotClassifier, list_heads
-from fewshot.errors import FewshotError, ModelFileError
+from fewshot.errors import FewshotError, InvalidInputError, ModelFileError
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.finetune.strategies import FineTune
 from fewshot.heads import make_head
+from fewshot.heads.base import Head
+from fewshot.modelfile.documents import write_json
 
 QUICK = {
     "fine-tune": FineTune(steps=2, batch_size=2),
@@ -133,9 +138,19 @@ def test_a_head_that_could_not_be_loaded_is_not_saved(two_fruits, tmp_path):
 
 
 def edit(folder, **changes):
+    """Change entries as someone would who makes the digest fit again."""
     file = folder / "config.json"
-    config = json.loads(file.read_text())
-    file.write_text(json.dumps(config | changes))
+    file.write_bytes(write_json(json.loads(file.read_text()) | changes))
+
+
+def test_a_configuration_changed_by_hand_or_by_decay_is_refused(saved):
+    file = saved[1] / "config.json"
+    file.write_text(file.read_text().replace("Orange", "Orangf"))
+    with pytest.raises(ModelFileError, match="damaged, or edited"):
+        fewshot.load(saved[1])
+
+
+OWN = {"name": "linear-probe", "parameters": {}, "facts": {}}
 
 
 @pytest.mark.parametrize(
@@ -143,16 +158,50 @@ def edit(folder, **changes):
     [
         ({"schema": 99}, "upgrade"),
         ({"schema": "1"}, "schema"),
+        ({"schema": True}, "schema"),
+        ({"schema": -1}, "schema"),
         ({"backbone_fingerprint": "0" * 32}, "other weights"),
-        ({"classes": ["a", "b", "c"]}, "3 classes"),
-        ({"classes": 3}, "'classes'"),
-        ({"head": {"name": "prototypcal", "parameters": {}}}, "'prototypical'"),
-        ({"head": {"sklearn": "os.system", "parameters": {}}}, "no classifier"),
-        ({"head": {}}, "damaged"),
-        ({"head": {"name": "linear-probe", "parameters": {"D": 1}}}, "damaged"),
-        ({"class_dtype": "O3"}, "damaged"),
-        ({"tensors": {"weight": [10**9, 10**9]}}, "does not hold"),
         ({"backbone": None}, "names no backbone"),
+        ({"backbone": "efficientnet_lit0"}, "'efficientnet_lite0'"),
+        ({"backbone": "+".join(["efficientnet_lite0"] * 9)}, "more than 8 networks"),
+        ({"classes": ["a", "b", "c"]}, "its head needs F64"),
+        ({"classes": ["Orange", "Granny-Smith"]}, "not sorted"),
+        ({"classes": ["Orange", "Orange"]}, "stands twice"),
+        ({"classes": ["Orange"]}, "'classes'"),
+        ({"classes": [1, 2]}, "not all of type"),
+        ({"classes": [["a"], ["b"]]}, "'classes"),
+        ({"classes": ["a", "b\0"]}, "exactly"),
+        ({"classes": [1, 300], "class_dtype": "|i1"}, "do not fit"),
+        ({"classes": [0, 1], "class_dtype": "|b1"}, "not all of type"),
+        ({"classes": [0.5, 0.1 + 0.2 + 0.5], "class_dtype": "<f2"}, "exactly"),
+        ({"classes": 3}, "'classes'"),
+        ({"class_dtype": "<U2"}, "exactly"),
+        ({"class_dtype": "O3"}, "'class_dtype'"),
+        ({"class_dtype": "<U1000000000"}, "'class_dtype'"),
+        ({"class_dtype": "<U99999", "classes": [f"{i:04}" for i in range(1000)]}, "need more than 64 MB"),
+        ({"head": OWN | {"name": "prototypcal"}}, "'prototypical'"),
+        ({"head": {}}, "'head"),
+        ({"head": OWN | {"parameters": {"D": 1}}}, "no parameter 'D'"),
+        ({"head": OWN | {"parameters": {"C": "1"}}}, "another type"),
+        ({"head": OWN | {"parameters": {"C": -1.0}}}, "above 0"),
+        ({"head": OWN | {"parameters": {"C": [1.0] * 1000}}}, "'head"),
+        ({"head": OWN | {"name": "tim", "parameters": {"steps": 100_000}}}, "above 10000"),
+        ({"head": OWN | {"name": "prototypical", "parameters": {"metric": "cosin"}}}, "'cosine'"),
+        ({"head": OWN | {"name": "simple-cnn"}}, "tensor"),
+        ({"head": OWN | {"extra": 1}}, "'head"),
+        ({"tensors": {"weight": {"dtype": "F64", "shape": [10**9, 10**9]}}}, "does not hold"),
+        ({"tensors": {"weight": {"dtype": "F64", "shape": [-1]}}}, "'tensors.weight"),
+        ({"tensors_digest": "0" * 32}, "digest does not fit"),
+        ({"tensors_digest": None}, "lacks the digest"),
+        ({"n_features": 10**6}, "its head needs F64"),
+        ({"n_features": None}, "'n_features' is missing"),
+        ({"backbone": "x" * 5000}, "5000 characters"),
+        ({"n_views": 0}, "'n_views'"),
+        ({"n_views": True}, "'n_views'"),
+        ({"random_state": -1}, "'random_state'"),
+        ({"random_state": 2**32}, "'random_state'"),
+        ({"augmentation": "x" * 1000}, "'augmentation'"),
+        ({"surprise": 1}, "'surprise'"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(saved, changes, word):
@@ -161,13 +210,170 @@ def test_a_configuration_that_does_not_fit_is_refused(saved, changes, word):
         fewshot.load(saved[1])
 
 
-def test_tensors_that_do_not_fit_are_refused(saved):
-    folder = saved[1]
-    tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "weight": torch.zeros(2, 3, dtype=torch.float64)}, folder / "model.safetensors")
-    edit(folder, tensors={"weight": [2, 3], "bias": [2]})
-    with pytest.raises(ModelFileError, match="damaged"):
-        fewshot.load(folder)
+def put_tensors(folder, tensors):
+    """Replace the tensors as someone would who makes every name and digest fit again."""
+    data = safetensors.torch.save(tensors)
+    (folder / "model.safetensors").write_bytes(data)
+    dtypes = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64"}
+    named = {name: {"dtype": dtypes[t.dtype], "shape": list(t.shape)} for name, t in tensors.items()}
+    edit(folder, tensors=named, tensors_digest=hashlib.blake2b(data, digest_size=16).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"weight": torch.zeros(2, 3, dtype=torch.float64)}, r"F64 \[2, 3\]; its head needs F64 \[2, 1280\]"),
+        ({"weight": torch.zeros(2, 1280)}, "F32"),
+        ({"bias": torch.zeros(2, 1, dtype=torch.float64)}, "'bias'"),
+        ({"other": torch.zeros(2)}, "not one of its head"),
+        ({"bias": torch.tensor([0, torch.nan], dtype=torch.float64)}, "not finite"),
+        ({"bias": torch.tensor([torch.inf, 0], dtype=torch.float64)}, "not finite"),
+        ({"weight": torch.full((2, 1280), 1e308, dtype=torch.float64)}, "probability"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(saved, changes, word):
+    tensors = load_file(saved[1] / "model.safetensors")
+    put_tensors(saved[1], tensors | changes)
+    with pytest.raises(ModelFileError, match=word):
+        fewshot.load(saved[1])
+
+
+def test_a_missing_tensor_is_named(saved):
+    put_tensors(saved[1], {"weight": torch.zeros(2, 1280, dtype=torch.float64)})
+    with pytest.raises(ModelFileError, match="'bias' is missing"):
+        fewshot.load(saved[1])
+
+
+def test_what_is_free_in_a_shape_is_the_same_in_all(two_fruits, tmp_path):
+    FewShotClassifier(head="knn", augmentation="none").fit(two_fruits[0]).save(tmp_path / "model")
+    tensors = load_file(tmp_path / "model/model.safetensors")
+    put_tensors(tmp_path / "model", tensors | {"member": tensors["member"][:-1].clone()})
+    with pytest.raises(ModelFileError, match=r"'support' is F64 \[8, 1280\]; its head needs F64 \[7, 1280\]"):
+        fewshot.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("position", [0.0, 0.3, 0.6, 0.999])
+def test_a_flipped_bit_in_the_tensors_is_refused(saved, position):
+    path = saved[1] / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[int(position * len(data))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+        fewshot.load(saved[1])
+
+
+def test_every_registered_head_states_what_it_keeps(two_fruits, backbone):
+    for name in list_heads():
+        head = QUICK.get(name, make_head(name))
+        if isinstance(head, Head):
+            fitted = make_head(name).fit(np.eye(6, 5), [0, 0, 1, 1, 2, 2])
+            n_support, found = {"n_support": 6}, fitted.state_
+            stated = {n: (torch.float64, s) for n, s in head.state_shapes(3, 5).items()}
+        else:
+            fitted = FewShotClassifier(head=head, augmentation="none").fit(two_fruits[0]).head_
+            n_support, found = {}, fitted.tensors()
+            stated = {n: (t.dtype, t.shape) for n, t in fitted.blank_tensors(2, backbone).items()}
+            assert fitted.facts().keys() <= fitted.kept.keys()
+        shapes = {
+            n: (dtype, tuple(n_support.get(size, size) for size in sizes)) for n, (dtype, sizes) in stated.items()
+        }
+        assert shapes == {n: (t.dtype, tuple(t.shape)) for n, t in found.items()}, name
+
+
+def test_what_an_image_head_found_besides_tensors_is_kept(two_fruits, tmp_path):
+    before = FewShotClassifier(head=QUICK["fine-tune"], n_views=1).fit(two_fruits[0])
+    before.save(tmp_path / "model")
+    after = fewshot.load(tmp_path / "model").head_
+    for name in ("learning_rate_", "validation_", "n_views_", "note_"):
+        assert getattr(after, name) == getattr(before.head_, name)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"learning_rate_": "x"}, {"n_views_": 1.5}, {"validation_": {"a": 1.0}}, {"__class__": "x"}, {"note_": 3}]
+)
+def test_facts_that_a_head_does_not_keep_are_refused(facts):
+    with pytest.raises(InvalidInputError):
+        FineTune().restore_facts(facts)
+
+
+def test_a_head_that_does_not_state_what_it_keeps_says_so_when_it_is_saved(two_fruits, tmp_path, monkeypatch):
+    def unstated(self, n_way, n_features):
+        raise NotImplementedError
+
+    monkeypatch.setattr("fewshot.heads.linear_probe.LinearProbe.state_shapes", unstated)
+    with pytest.raises(ModelFileError, match="a method state_shapes"):
+        FewShotClassifier(augmentation="none").fit(two_fruits[0]).save(tmp_path / "model")
+
+
+def test_a_surrogate_in_a_label_survives(two_fruits, tmp_path):
+    images = [two_fruits[0].sources[0], two_fruits[0].sources[-1]]
+    labels = ["a\udcff", "line\nbreak"]
+    FewShotClassifier(augmentation="none").fit(images, labels).save(tmp_path / "model")
+    assert fewshot.load(tmp_path / "model").classes_.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("head", "word"),
+    [
+        ({"sklearn": "os.system", "parameters": {}}, "Unknown scikit-learn classifier"),
+        ({"sklearn": "StackingClassifier", "parameters": {}}, "Unknown scikit-learn classifier"),
+        ({"sklearn": "LogisticRegresion", "parameters": {}}, "'LogisticRegression'"),
+        ({"sklearn": "RandomForestClassifier", "parameters": {"n_estimators": 10**6}}, "asks for more than 2000"),
+        ({"sklearn": "MLPClassifier", "parameters": {"hidden_layer_sizes": [2000, 2000]}}, "asks for more than 2048"),
+        ({"sklearn": "SVC", "parameters": {"cache_size": 1e9}}, "asks for more than 1000"),
+        ({"sklearn": "SVC", "parameters": {"memory": "/tmp"}}, "no parameter 'memory'"),
+        ({"sklearn": "SVC", "parameters": {"kernel": "precomputed"}}, "cannot be trained again"),
+    ],
+)
+def test_a_scikit_learn_head_is_one_of_a_list_with_bounded_parameters(head, word, two_fruits, tmp_path):
+    FewShotClassifier(head=LogisticRegression(), augmentation="none").fit(two_fruits[0]).save(tmp_path / "model")
+    edit(tmp_path / "model", head={"version": "1.6.0"} | head)
+    with pytest.raises(FewshotError, match=word):
+        fewshot.load(tmp_path / "model")
+
+
+def test_a_scikit_learn_head_that_answers_differently_than_it_did_warns(two_fruits, tmp_path):
+    FewShotClassifier(head=LogisticRegression(), augmentation="none").fit(two_fruits[0]).save(tmp_path / "model")
+    tensors = load_file(tmp_path / "model/model.safetensors")
+    put_tensors(tmp_path / "model", tensors | {"answers": 1 - tensors["answers"]})
+    with pytest.warns(RuntimeWarning, match="answers differently"):
+        fewshot.load(tmp_path / "model")
+
+
+def test_how_many_processes_trained_it_is_not_kept(two_fruits, tmp_path):
+    head = KNeighborsClassifier(n_neighbors=3, n_jobs=2)
+    FewShotClassifier(head=head, augmentation="none").fit(two_fruits[0]).save(tmp_path / "model")
+    assert json.loads((tmp_path / "model/config.json").read_text())["head"]["parameters"] == {"n_neighbors": 3}
+
+
+def test_a_place_as_backbone_is_used_only_when_the_caller_names_it(two_fruits, tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", pretrained=False, num_classes=7)
+    timm.models.save_for_hf(network, tmp_path / "net", model_config={"num_classes": 7}, safe_serialization=True)
+    spec = f"local-dir:{tmp_path / 'net'}"
+    classifier = FewShotClassifier(backbone=spec, augmentation="none").fit(two_fruits[0])
+    classifier.save(tmp_path / "model")
+    with pytest.raises(ModelFileError, match=r"not fetched.*backbone='local-dir:"):
+        fewshot.load(tmp_path / "model")
+    expected = classifier.predict_proba(two_fruits[1])
+    np.testing.assert_allclose(fewshot.load(tmp_path / "model", backbone=spec).predict_proba(two_fruits[1]), expected)
+    # The folder may have moved: what counts is the fingerprint.
+    (tmp_path / "net").rename(tmp_path / "elsewhere")
+    moved = fewshot.load(tmp_path / "model", backbone=f"local-dir:{tmp_path / 'elsewhere'}")
+    np.testing.assert_allclose(moved.predict_proba(two_fruits[1]), expected)
+    with pytest.raises(ModelFileError, match="other weights"):
+        fewshot.load(tmp_path / "model", backbone="efficientnet_lite0")
+
+
+def test_a_model_of_schema_1_knows_a_folder_of_weights_by_its_former_fingerprint(two_fruits, tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", pretrained=False, num_classes=7)
+    timm.models.save_for_hf(network, tmp_path / "net", model_config={"num_classes": 7}, safe_serialization=True)
+    spec = f"local-dir:{tmp_path / 'net'}"
+    classifier = FewShotClassifier(backbone=spec, augmentation="none").fit(two_fruits[0])
+    classifier.save(tmp_path / "model")
+    edit(tmp_path / "model", backbone_fingerprint=classifier.backbone_.former_fingerprints[0])
+    fewshot.load(tmp_path / "model", backbone=spec)
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])

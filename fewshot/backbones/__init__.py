@@ -100,6 +100,11 @@ def _find_network(name: str, device: str) -> Network:
     return load_timm(name, device, also_known=list_backbones())
 
 
+def is_place(spec: str) -> bool:
+    """Whether a backbone's name says where its weights are to be fetched or read, rather than which they are."""
+    return any(mark in spec for mark in ":/\\")
+
+
 def _default_device() -> str:
     import torch
 

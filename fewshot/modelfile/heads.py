@@ -1,0 +1,147 @@
+"""A head as data: its name, its parameters and its tensors; and back, with everything checked on the way."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewshot.backbones.base import Backbone
+from fewshot.errors import InvalidInputError, ModelFileError
+from fewshot.finetune.base import ImageHead
+from fewshot.heads import HEADS
+from fewshot.heads.base import Head
+from fewshot.modelfile.schema import OwnHead
+from fewshot.modelfile.weights import Expected
+
+# What a step costs grows with the support, and prediction takes as many: no more than a patient person would wait for.
+_MAX_STEPS = 10_000
+
+
+def describe_own(head: Head | ImageHead) -> dict[str, Any]:
+    """Give the entry ``head`` for a head that is registered by name.
+
+    Raises:
+        ModelFileError: it is not registered, or a parameter cannot be kept.
+    """
+    names = [name for name in HEADS if HEADS.load(name) is type(head)]
+    if not names:
+        raise ModelFileError(f"{type(head).__name__} is not registered as a head, so it could not be loaded again")
+    facts = head.facts() if isinstance(head, ImageHead) else {}
+    return {"name": names[0], "parameters": plain_parameters(head), "facts": facts}
+
+
+def plain_parameters(head: Any) -> dict[str, Any]:
+    """Give a head's parameters as JSON keeps them.
+
+    Raises:
+        ModelFileError: one of them cannot be kept.
+    """
+    parameters = {k: list(v) if isinstance(v, tuple) else v for k, v in head.get_params(deep=False).items()}
+    try:
+        written = json.loads(json.dumps(parameters))
+    except TypeError:
+        written = None
+    # JSON has only strings as keys.
+    if written != parameters:
+        raise ModelFileError(
+            f"{head!r} has a parameter that JSON cannot hold and cannot be saved; heads of this package and single "
+            "scikit-learn classifiers with plain parameters can"
+        )
+    return parameters
+
+
+def make_own(description: OwnHead) -> Head | ImageHead:
+    """Make an unfitted head, its parameters checked.
+
+    Raises:
+        UnknownNameError: no head has this name.
+        ModelFileError: a parameter it does not have, of another type, or out of range.
+    """
+    factory: Any = HEADS.load(description.name)
+    signature = inspect.signature(factory).parameters
+    for name, value in description.parameters.items():
+        if name not in signature:
+            raise ModelFileError(f"head {description.name!r} has no parameter {name[:60]!r}")
+        if not _alike(value, signature[name].default):
+            raise ModelFileError(f"head {description.name!r}: {name}={value!r} is of another type than it takes")
+    head: Any = factory(**description.parameters)
+    if not isinstance(head, (Head, ImageHead)):
+        raise ModelFileError(f"{description.name!r} is no head that can be loaded")
+    if isinstance(head, Head):
+        high = [name for name, value in description.parameters.items() if type(value) is int and value > _MAX_STEPS]
+        if high:
+            raise ModelFileError(f"head {description.name!r}: {high[0]} is above {_MAX_STEPS}")
+        try:
+            head._check_parameters()
+        except InvalidInputError as error:
+            raise ModelFileError(f"head {description.name!r}: {error}") from None
+    return head
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value is of the type of a parameter's default; a whole number is a number, too."""
+    if default is inspect.Parameter.empty:
+        return True
+    if isinstance(default, (list, tuple)):
+        return isinstance(value, list) and all(_alike(item, 1.0) for item in value)
+    if default is None:
+        return not isinstance(value, list)
+    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+
+
+def expected_tensors(
+    head: Head | ImageHead, n_classes: int, n_features: int | None, backbone: Backbone | None
+) -> dict[str, Expected]:
+    """Say what a head's tensors must be.
+
+    Raises:
+        ModelFileError: it needs a width of features, or a backbone, that the model does not name.
+    """
+    if isinstance(head, Head):
+        if n_features is None:
+            raise ModelFileError("config.json: 'n_features' is missing, which its head needs")
+        try:
+            shapes = head.state_shapes(n_classes, n_features)
+        except NotImplementedError:
+            raise ModelFileError(
+                f"{type(head).__name__} does not state the shapes of what it keeps; give it a method state_shapes"
+            ) from None
+        return {name: Expected("F64", shape) for name, shape in shapes.items()}
+    try:
+        blank = head.blank_tensors(n_classes, backbone)
+    except InvalidInputError as error:
+        raise ModelFileError(str(error)) from None
+    return {name: Expected.like(tensor) for name, tensor in blank.items()}
+
+
+def fill(
+    head: Head | ImageHead,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    classes: NDArray[Any],
+    backbone: Backbone | None,
+) -> None:
+    """Give a head what it had learned, of tensors that are what :func:`expected_tensors` says.
+
+    Raises:
+        ModelFileError: its answers are not probabilities.
+    """
+    if isinstance(head, ImageHead):
+        head.restore(tensors, classes, backbone)
+        head.restore_facts(facts)
+        proba = head.predict_proba_images([np.full((64, 64, 3), 127, dtype=np.uint8)])
+    else:
+        assert backbone is not None  # noqa: S101 - for the type checker: a model without one is refused before
+        head.state_, head.classes_, head.n_features_in_ = dict(tensors), classes, backbone.n_features
+        with torch.no_grad():
+            proba = head.predict_proba(np.full((1, backbone.n_features), 0.5))
+    # Weights far beyond any that are learned overflow.
+    if proba.shape != (1, len(classes)) or not np.isfinite(proba).all():
+        raise ModelFileError("its head does not give a probability for every class")

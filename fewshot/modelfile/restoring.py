@@ -1,0 +1,112 @@
+"""From a checked configuration and checked tensors to a classifier: what saving tries and loading does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from fewshot.augment import POLICIES
+from fewshot.backbones import is_place, load_backbone
+from fewshot.backbones.base import Backbone
+from fewshot.classifier import FewShotClassifier
+from fewshot.errors import FewshotError, ModelFileError
+from fewshot.modelfile.heads import expected_tensors, fill, make_own
+from fewshot.modelfile.labels import restore_labels
+from fewshot.modelfile.schema import Config, SklearnHead
+from fewshot.modelfile.sklearn_heads import expected_sklearn, fit_again, make_sklearn
+from fewshot.modelfile.weights import check_expected, check_named, read_header, tensors_from
+
+_MAX_NETWORKS = 8
+_MAX_SPEC = 4096
+
+
+def restore(config: Config, file: BinaryIO, size: int, backbone: str | Backbone | None, *, trusted: bool) -> Any:
+    """Make the classifier that a configuration and a file of tensors describe.
+
+    Everything is checked before what it says is allocated: first the configuration, then the header of the tensors,
+    then their digest and values.
+
+    Args:
+        config: of the newest schema.
+        file: ``model.safetensors``, open at its beginning.
+        size: of that file in bytes.
+        backbone: what the caller says the backbone is; ``None`` to go by the configuration.
+        trusted: whether the configuration may name a place to load a backbone from.
+
+    Raises:
+        ModelFileError: the parts do not fit together.
+        UnknownNameError: a head or backbone nobody registered.
+        WeightsNotFoundError: the backbone's weights are not here.
+    """
+    found = read_header(file, size)
+    check_named(found, config.tensors)
+    classes = restore_labels(config.classes, config.class_dtype)
+    description = config.head
+    network: Backbone | None
+    if isinstance(description, SklearnHead):
+        head, fresh = make_sklearn(description), make_sklearn(description)
+        check_expected(found, expected_sklearn(description, config.n_features))
+        network = _backbone(config, backbone, trusted)
+    else:
+        head, fresh = make_own(description), make_own(description)
+        needs_backbone = getattr(head, "needs_backbone", True)
+        if needs_backbone and config.n_features is not None:
+            # Before the backbone, which takes longer to load than anything else.
+            check_expected(found, expected_tensors(head, len(classes), config.n_features, None))
+        network = _backbone(config, backbone, trusted) if needs_backbone else None
+        check_expected(found, expected_tensors(head, len(classes), config.n_features, network))
+    if network is not None and config.n_features not in (None, network.n_features):
+        raise ModelFileError(f"it takes {config.n_features} features; its backbone gives {network.n_features}")
+    file.seek(0)
+    tensors = tensors_from(file.read(size), config.tensors_digest)
+    classifier = FewShotClassifier(
+        backbone=backbone or config.backbone or FewShotClassifier().backbone,
+        head=fresh,
+        augmentation=config.augmentation if config.augmentation in POLICIES else None,
+        n_views=config.n_views,
+        random_state=config.random_state,
+    )
+    classifier.support_, classifier.seed_, classifier.history_ = None, config.random_state, []
+    if isinstance(description, SklearnHead):
+        classifier.support_ = fit_again(head, description, tensors, classes)
+    else:
+        _fill(head, tensors, description.facts, classes, network)
+    classifier.head_, classifier.backbone_, classifier.classes_ = head, network, classes
+    return classifier
+
+
+def _fill(head: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], classes: Any, network: Any) -> None:
+    try:
+        fill(head, tensors, facts, classes, network)
+    except FewshotError:
+        raise
+    # Values that pass every check and still make a method fail: a bad file, whatever the method raises.
+    except Exception as error:
+        raise ModelFileError(f"its parts do not fit together: {type(error).__name__}: {error}") from error
+
+
+def _backbone(config: Config, given: str | Backbone | None, trusted: bool) -> Backbone:
+    spec = config.backbone
+    if spec is None or config.backbone_fingerprint is None:
+        raise ModelFileError("it names no backbone, which its head needs")
+    if len(spec) > _MAX_SPEC:
+        raise ModelFileError(f"it names its backbone in {len(spec)} characters")
+    if given is None and not trusted:
+        if is_place(spec):
+            raise ModelFileError(
+                f"it names {spec!r} as its backbone. A model folder may come from anyone, so what it names is not "
+                f"fetched from any place unasked. If you know the backbone, say so: fewshot.load(FOLDER, "
+                f"backbone={spec!r}), or on the command line --backbone {spec!r}"
+            )
+        if spec.count("+") >= _MAX_NETWORKS:
+            raise ModelFileError(f"it joins more than {_MAX_NETWORKS} networks as its backbone")
+    backbone = load_backbone(given or spec)
+    if config.backbone_fingerprint not in (backbone.fingerprint, *backbone.former_fingerprints):
+        raise ModelFileError(
+            f"it was trained with other weights of {spec!r} (fingerprint {config.backbone_fingerprint[:40]}, here "
+            f"{backbone.fingerprint}); its answers would be wrong. Install the versions it was saved with (fewshot "
+            f"{config.fewshot[:40]}), or train it again."
+        )
+    return backbone
