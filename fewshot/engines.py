@@ -20,6 +20,7 @@ import joblib
 import numpy as np
 
 from fewshot.errors import EngineError, FewshotError, InvalidInputError, MissingExtraError
+from fewshot.interrupts import kept_handlers
 from fewshot.journal import Record
 from fewshot.names import unknown_name
 from fewshot.tasks import Cell, Task, run_cell
@@ -160,7 +161,8 @@ class RayEngine:
         if self._started:
             local = {} if address else {"num_cpus": n_jobs, "include_dashboard": False}
             try:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+                with kept_handlers():
+                    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
             # Ray raises its own kinds, ConnectionError and ValueError here.
             except Exception as error:
                 raise EngineError(

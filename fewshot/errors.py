@@ -12,6 +12,7 @@
     ├── WeightsNotFoundError  (RuntimeError)  pretrained weights that are neither here nor reachable
     ├── ModelFileError        (RuntimeError)  a model folder that cannot or must not be loaded
     ├── EngineError           (RuntimeError)  workers that were lost while they computed
+    ├── OutOfMemoryError      (MemoryError)   a network that does not fit into memory with a single picture
     ├── JournalError          (RuntimeError)  a benchmark's journal that cannot be read or continued
     ├── OutputError           (RuntimeError)  a file or folder that cannot be written
     └── MissingExtraError     (ImportError)   an optional dependency, with the command that installs it
@@ -88,6 +89,10 @@ class ModelFileError(FewshotError, RuntimeError):
 
 class EngineError(FewshotError, RuntimeError):
     """Workers that were lost while they computed."""
+
+
+class OutOfMemoryError(FewshotError, MemoryError):
+    """A network that does not fit into memory, not even with a single picture."""
 
 
 class JournalError(FewshotError, RuntimeError):

@@ -195,7 +195,11 @@ class _Job:
                     pending[key] = render if self.strict else self._forgiving(render, payload, failed)
                     owner[key] = payload
         report = None if progress is None else shifted(progress, len(keys) - len(pending), len(keys))
+        before = self.network.computed_by
         rows = run_network(self.network, list(pending.values()), progress=report)
+        if self.network.computed_by != before:
+            # Memory sufficed for smaller batches only, whose features are kept under keys of their own.
+            return self.run(payloads, progress)
         fresh = {k: row for k, row in zip(pending, rows, strict=True) if owner[k].digest not in failed}
         self._check_finite(fresh, owner)
         if self.store is not None:
@@ -208,8 +212,8 @@ class _Job:
         return found.reshape(len(payloads), 1 + self.n_views, -1), failed
 
     def _keys(self, payload: Payload) -> list[bytes]:
-        # The fingerprint tells networks apart; runtimes compute the same network to other last bits.
-        made_by = (self.network.fingerprint, self.network.runtime_name)
+        # The fingerprint tells networks apart; runtimes, and batches that memory has halved, differ in the last bits.
+        made_by = (self.network.fingerprint, self.network.computed_by)
         views = range(1, self.n_views + 1)
         return [
             feature_key(payload.digest, *made_by, "central"),

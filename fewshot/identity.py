@@ -32,7 +32,7 @@ def backbone_identity(backbone: Backbone | None) -> str:
     """What determines a backbone's features to the last bit."""
     if backbone is None:
         return ""
-    runtimes = "+".join(network.runtime_name for network in backbone.networks)
+    runtimes = "+".join(network.computed_by for network in backbone.networks)
     return f"{backbone.fingerprint} {runtimes}"
 
 

@@ -120,6 +120,6 @@ def environment(backbone: Backbone, n_views: int) -> dict[str, str]:
         **{package: version(package) for package in packages},
         "device": device,
         "backbone": f"{backbone.spec} ({backbone.fingerprint})",
-        "runtime": "+".join(network.runtime_name for network in backbone.networks),
+        "runtime": "+".join(network.computed_by for network in backbone.networks),
         "views per image": str(n_views),
     }

@@ -11,8 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot import interrupts
+from fewshot.errors import OutOfMemoryError
 from fewshot.images.dataset import as_sources
 from fewshot.images.reader import ImageLike, read_image
+from fewshot.memory import free_memory, is_out_of_memory, warn_of_memory
 from fewshot.threads import workers
 
 Rows: TypeAlias = "NDArray[Any]"
@@ -76,11 +79,13 @@ class Network(Backbone):
     Attributes:
         image_size: side of the square input in pixels.
         batch_size: images per forward pass; every pass has exactly this shape, so that an image's features do not
-            depend on which other images were extracted with it.
+            depend on which other images were extracted with it. It is halved where memory does not suffice, for as
+            long as the network lives: another shape rounds in another way, and :attr:`computed_by` tells them apart.
     """
 
     image_size: int
     batch_size: int = 4
+    _usual_batch_size: int | None = None
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -95,6 +100,22 @@ class Network(Backbone):
     def runtime_name(self) -> str:
         """What computes the features; part of every stored key, since runtimes differ in the last bits."""
         return "pytorch"
+
+    @property
+    def computed_by(self) -> str:
+        """What computes the features, and with which batches where these are not the usual ones.
+
+        It is a part of every stored key.
+        """
+        if self._usual_batch_size is None:
+            return self.runtime_name
+        return f"{self.runtime_name}, batches of {self.batch_size} for {self._usual_batch_size}"
+
+    def halve_batches(self) -> None:
+        """Go on with batches half as large."""
+        if self._usual_batch_size is None:
+            self._usual_batch_size = self.batch_size
+        self.batch_size = max(1, self.batch_size // 2)
 
     def use_runtime(self, runtime: str) -> None:
         """Take a runtime of :func:`fewshot.load_backbone`; a network that knows only one way to run ignores it."""
@@ -118,24 +139,75 @@ def run_network(network: Network, render: Sequence[Render], *, progress: Progres
     sharing the cores within one batch, and makes the result independent of the number of cores. At most a few batches
     are held at a time, whatever the number of pictures.
 
+    Where memory does not suffice, all is computed again with batches half as large, down to single pictures.
+
     Args:
         network: what to run.
         render: one function per picture, making (image_size, image_size, 3) uint8; called in any thread.
         progress: called with (pictures done, pictures in all).
 
     Returns:
-        (len(render), n_features) float32, in the order of ``render``.
+        (len(render), n_features) float32, in the order of ``render``, all from passes of one shape.
+
+    Raises:
+        OutOfMemoryError: not even one picture fits.
     """
     # Asked in the caller's thread: the first time, a runtime is compiled for it, and may give a warning.
     _ = network.runtime_name
-    features = np.empty((len(render), network.n_features), dtype=np.float32)
-    done = 0
-    for start, rows in map_batches(render, network.batch_size, network.forward):
-        features[start : start + len(rows)] = rows
-        done += len(rows)
+    empty = np.empty((0, network.n_features), dtype=np.float32)
+    return compute_rows(network, render, network.forward, empty, progress=progress)
+
+
+def compute_rows(
+    network: Network,
+    render: Sequence[Render],
+    compute: Callable[[NDArray[np.uint8]], Rows],
+    empty: Rows,
+    *,
+    progress: Progress | None = None,
+) -> Rows:
+    """Apply ``compute`` to pictures by :func:`map_batches`, with smaller batches where memory does not suffice.
+
+    Args:
+        network: whose batch size is used, and halved.
+        render: one function per picture.
+        compute: turns (batch_size, S, S, 3) uint8 into one row per picture.
+        empty: (0, ...), what to return for no pictures.
+        progress: called with (pictures done, pictures in all).
+
+    Returns:
+        (len(render), ...), all computed with batches of one size.
+
+    Raises:
+        OutOfMemoryError: not even one picture fits.
+    """
+    while True:
+        try:
+            return _rows(map_batches(render, network.batch_size, compute), len(render), empty, progress)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if network.batch_size == 1:
+                raise OutOfMemoryError(
+                    f"{network.spec} does not fit into memory, not even with one picture at a time. Close other "
+                    "programs, or choose a smaller backbone."
+                ) from error
+        network.halve_batches()
+        free_memory()
+        warn_of_memory(network.spec, network.batch_size)
+
+
+def _rows(batches: Iterator[tuple[int, Rows]], total: int, empty: Rows, progress: Progress | None) -> Rows:
+    """Put batches one below the other."""
+    rows, done = empty, 0
+    for start, part in batches:
+        if not done:
+            rows = np.empty((total, *part.shape[1:]), dtype=part.dtype)
+        rows[start : start + len(part)] = part
+        done += len(part)
         if progress is not None:
-            progress(done, len(render))
-    return features
+            progress(done, total)
+    return rows
 
 
 def map_batches(
@@ -155,6 +227,7 @@ def map_batches(
     import joblib
 
     def work(start: int) -> tuple[int, Rows]:
+        interrupts.check()
         pictures = [make() for make in render[start : start + batch_size]]
         missing = batch_size - len(pictures)
         rows = compute(np.stack(pictures + [pictures[-1]] * missing))

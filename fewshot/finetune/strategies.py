@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fewshot.backbones.base import Backbone, map_batches
+from fewshot.backbones.base import Backbone, compute_rows
 from fewshot.errors import InvalidInputError
 from fewshot.features import check_n_views, view_renders
 from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
@@ -149,7 +149,7 @@ class FineTune(ImageHead):
             for image in images
             for render in view_renders(network, read_payload(image), setup.policy, self.n_views_, setup.seed)
         ]
-        maps = np.concatenate([rows for _, rows in map_batches(renders, network.batch_size, self._split.trunk)])
+        maps = compute_rows(network, renders, self._split.trunk, np.empty(0, dtype=np.float32))
         per_image = 1 + self.n_views_
         return _Examples(
             torch.from_numpy(maps), np.repeat(codes, per_image), np.repeat(np.arange(len(images)), per_image)
@@ -208,8 +208,7 @@ class FineTune(ImageHead):
                 return torch.softmax(self.model_(maps).cpu().double(), dim=-1).numpy()
 
         renders = [lambda s=image: network.preprocess(read_image(s)) for image in images]
-        rows = [proba for _, proba in map_batches(renders, network.batch_size, compute)]
-        return np.concatenate(rows) if rows else np.empty((0, len(self.classes_)))
+        return compute_rows(network, renders, compute, np.empty((0, len(self.classes_))))
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the weights of the tail and of the classifier."""

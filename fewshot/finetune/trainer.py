@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fewshot import interrupts
+from fewshot.memory import free_memory, is_out_of_memory, warn_of_memory
+
 Batch: TypeAlias = "tuple[Tensor, Tensor]"
 
 
@@ -37,16 +40,51 @@ def train(
         on_step: called with (steps done, loss of the batch).
     """
     criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    parts = 1
     with torch.enable_grad():
         for step, (inputs, labels) in enumerate(batches, start=1):
-            optimizer.zero_grad(set_to_none=True)
-            loss: Tensor = criterion(model(inputs), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+            interrupts.check()
+            parts, loss = _gradient(model, criterion, inputs, labels, optimizer, parts)
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
             if on_step is not None:
-                on_step(step, loss.item())
+                on_step(step, sum(part.item() for part in loss))
+
+
+def _gradient(
+    model: nn.Module,
+    criterion: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    parts: int,
+) -> tuple[int, list[Tensor]]:
+    """Compute a batch's gradient in so many parts, and in twice as many for as long as memory does not suffice.
+
+    The gradients of parts add up to that of the whole, but for rounding.
+
+    Returns:
+        The number of parts, and what each adds to the loss.
+
+    Raises:
+        MemoryError: a part of one example does not fit.
+    """
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        losses = []
+        try:
+            for part, codes in zip(inputs.chunk(parts), labels.chunk(parts), strict=True):
+                loss: Tensor = criterion(model(part), codes) * (len(codes) / len(labels))
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+            return parts, losses
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or parts >= len(labels):
+                raise
+        parts = min(2 * parts, len(labels))
+        free_memory()
+        warn_of_memory("training", -(-len(labels) // parts))
 
 
 def warm_up_and_decay(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
