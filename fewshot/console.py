@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from fewshot.noise import kept_off_terminal
 
 if TYPE_CHECKING:
     from fewshot.cells import Event
@@ -263,6 +266,7 @@ class Watcher:
         self.quiet = quiet
         self.epochs_of = epochs_of
         self._tasks: dict[str, TaskID] = {}
+        self._shown = ExitStack()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -279,13 +283,21 @@ class Watcher:
         self._last_line = self._progress.get_time()
 
     def __enter__(self) -> Watcher:
+        if not self._progress.disable:
+            real = self._shown.enter_context(kept_off_terminal())
+            # None stands for the stream that it has anyway.
+            err.file = real  # type: ignore[assignment]
         self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        try:
+            self._progress.stop()
+        finally:
+            err.file = None  # type: ignore[assignment]
+            self._shown.close()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
