@@ -127,10 +127,9 @@ def read(database: sqlite3.Connection, keys: Sequence[bytes]) -> Found:
 
 
 def touch(database: sqlite3.Connection, numbers: Sequence[int]) -> None:
-    """Note that rows are used now."""
-    with transaction(database):
-        now = int(time.time())
-        database.executemany("UPDATE features SET used = ? WHERE id = ?", [(now, number) for number in numbers])
+    """Note that rows are used now; within a transaction."""
+    now = int(time.time())
+    database.executemany("UPDATE features SET used = ? WHERE id = ?", [(now, number) for number in numbers])
 
 
 def rows_of(vectors: Mapping[bytes, NDArray[np.float32]], made_by: str) -> list[Row]:

@@ -27,12 +27,13 @@ class BusyError(OSError):
 
 
 @contextmanager
-def gate(path: Path, *, alone: bool = False) -> Iterator[bool]:
+def gate(path: Path, *, alone: bool = False, make: bool = True) -> Iterator[bool]:
     """Hold the lock of the store at ``path``.
 
     Args:
         path: the database file; the lock is a file beside it that is never removed.
         alone: wait until nobody else is inside, and let nobody in.
+        make: make the lock's file where it is missing.
 
     Yields:
         Whether a lock is held. Where files cannot be locked, or none can be made, it is not, and nothing may be
@@ -42,7 +43,7 @@ def gate(path: Path, *, alone: bool = False) -> Iterator[bool]:
         BusyError: others did not leave within half a minute.
     """
     # Two locks: who wants to be alone closes the outer door first. Otherwise newcomers would keep it waiting for ever.
-    with _file(f"{path}.lock") as door, _file(f"{path}.inner.lock" if door is not None else None) as room:
+    with _file(f"{path}.lock", make) as door, _file(f"{path}.inner.lock", make) as room:
         if door is None or room is None:
             yield fcntl is None
             return
@@ -60,14 +61,12 @@ def gate(path: Path, *, alone: bool = False) -> Iterator[bool]:
 
 
 @contextmanager
-def _file(name: str | None) -> Iterator[int | None]:
+def _file(name: str, make: bool) -> Iterator[int | None]:
     handle = None
-    if name is not None and fcntl is not None:
-        try:
-            handle = _open(name)
-        except OSError:
-            # A read-only or full disk.
-            handle = None
+    if fcntl is not None:
+        # A read-only or full disk.
+        with suppress(OSError):
+            handle = _open(name, make)
     try:
         yield handle
     finally:
@@ -78,11 +77,13 @@ def _file(name: str | None) -> Iterator[int | None]:
             os.close(handle)
 
 
-def _open(name: str) -> int:
+def _open(name: str, make: bool) -> int:
     try:
         # A lock needs no right to write: the file may be another user's.
         return os.open(name, os.O_RDONLY)
     except FileNotFoundError:
+        if not make:
+            raise
         return os.open(name, os.O_RDONLY | os.O_CREAT, 0o666)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
@@ -66,8 +67,12 @@ class FeatureStore:
         """
         if not vectors or "write" in self._stopped:
             return
-        rows = db.rows_of(vectors, made_by)
-        self._guard("write", lambda: self._write(rows), None, size=sum(len(row[4]) for row in rows))
+        rows: Sequence[db.Row] = db.rows_of(vectors, made_by)
+        size = sum(len(row[4]) for row in rows)
+        while rows:
+            if self._log_is_half_full and not self._guard("write", self._write_log_back, False, size=size, alone=True):
+                return
+            rows = self._guard("write", functools.partial(self._write, rows), [], size=size)
 
     def __len__(self) -> int:
         try:
@@ -87,6 +92,10 @@ class FeatureStore:
     def _log_room(self) -> int:
         """Bytes of the limit that are left to the log; the rest is the file's."""
         return min(32 << 20, max(64 << 10, self.limit_bytes // 4))
+
+    @property
+    def _log_is_half_full(self) -> bool:
+        return _size(f"{self.path}-wal") > self._log_room // 2
 
     @property
     def page_budget(self) -> int:
@@ -114,52 +123,65 @@ class FeatureStore:
             raise
 
     def _note_use(self, database: sqlite3.Connection, numbers: Sequence[int]) -> None:
-        if not numbers or "write" in self._stopped or _size(f"{self.path}-wal") > self._log_room // 2:
+        if not numbers or "write" in self._stopped:
             return
         try:
             # Others may write: then this is noted at the next look-up.
             database.execute("PRAGMA busy_timeout=0")
-            db.touch(database, numbers)
+            with db.transaction(database):
+                if not self._log_is_half_full:
+                    db.touch(database, numbers)
         except sqlite3.Error:
             pass
 
-    def _write(self, rows: Sequence[db.Row]) -> None:
-        if not self.page_budget and not self.path.exists():
-            return
-        _check_home(self.path)
+    def _make_folder(self) -> None:
+        if self.path.parts[:1] == ("~",):
+            raise OSError("no home folder is known")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _write(self, rows: Sequence[db.Row]) -> Sequence[db.Row]:
+        """Write rows, in transactions for which the log has room; return those that are left when it has none."""
+        if not self.page_budget and not self.path.exists():
+            return []
         with db.opened(self.path, mode="rwc") as database:
             db.prepare(database)
-            # The log must have room for a whole transaction: what is written, and as much that is removed for it.
-            for block in _blocks(rows, self._log_room // 16):
-                self._write_log_back(database)
-                self._write_block(database, block)
+            while rows:
+                block = _first_block(rows, self._log_room // 16)
+                with db.transaction(database):
+                    # Asked where nobody else can write: the log's other half is this transaction's.
+                    if self._log_is_half_full:
+                        return rows
+                    self._write_block(database, block)
+                rows = rows[len(block) :]
+                db.shrink(database, budget=self.page_budget, most=1 + self._log_room // (16 * db.PAGE))
+        return []
 
     def _write_block(self, database: sqlite3.Connection, rows: Sequence[db.Row]) -> None:
         # A row's share of the table and of two indices, and what a split of each costs.
         wanted = 6 + sum(len(row[4]) + 1024 for row in rows) // db.PAGE
-        with db.transaction(database):
-            db.make_tables(database)
-            if db.evict(database, wanted=wanted, budget=self.page_budget, most=2 * len(rows) + 256):
-                db.insert(database, rows)
-        db.shrink(database, budget=self.page_budget, most=256)
+        db.make_tables(database)
+        if db.evict(database, wanted=wanted, budget=self.page_budget, most=2 * len(rows) + 256):
+            db.insert(database, rows)
 
-    def _write_log_back(self, database: sqlite3.Connection) -> None:
-        log = f"{self.path}-wal"
-        if _size(log) <= self._log_room // 2:
-            return
-        database.execute(f"PRAGMA busy_timeout={_CHECKPOINT_MS}")
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        database.execute("PRAGMA busy_timeout=30000")
-        if _size(log) > self._log_room:
-            raise BusyError("another process reads it for so long that its log outgrows the limit")
+    def _write_log_back(self) -> bool:
+        """Empty the log, while nobody else reads or writes."""
+        if self._log_is_half_full:
+            with db.opened(self.path) as database:
+                database.execute(f"PRAGMA busy_timeout={_CHECKPOINT_MS}")
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if self._log_is_half_full:
+                    raise BusyError("another program reads it for so long that its log outgrows the limit")
+        return True
 
-    def _guard(self, use: Use, work: Callable[[], T], otherwise: T, *, size: int = 0) -> T:
+    def _guard(self, use: Use, work: Callable[[], T], otherwise: T, *, size: int = 0, alone: bool = False) -> T:
         """Do it; once more after a damaged file is out of the way; and else go on without."""
         for attempt in (1, 2):
             seen: repair.Identity | None = None
             try:
-                with gate(self.path):
+                if use == "write":
+                    self._make_folder()
+                # Looking into a store that is not there leaves no file.
+                with gate(self.path, alone=alone, make=use == "write" or self.path.exists()):
                     # While the gate is held, nobody puts another file in its place.
                     seen = repair.identity(self.path)
                     return work()
@@ -209,14 +231,14 @@ class FeatureStore:
             warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
-def _blocks(rows: Sequence[db.Row], size: int) -> Iterator[Sequence[db.Row]]:
-    start, used = 0, 0
+def _first_block(rows: Sequence[db.Row], size: int) -> Sequence[db.Row]:
+    """Take rows from the front that have so many bytes together, at least one."""
+    used = 0
     for position, row in enumerate(rows):
-        if used + len(row[4]) > size and position > start:
-            yield rows[start:position]
-            start, used = position, 0
         used += len(row[4])
-    yield rows[start:]
+        if used > size and position:
+            return rows[:position]
+    return rows
 
 
 def _size(path: str | os.PathLike[str]) -> int:
@@ -224,8 +246,3 @@ def _size(path: str | os.PathLike[str]) -> int:
         return os.stat(path).st_size
     except (OSError, ValueError):
         return 0
-
-
-def _check_home(path: Path) -> None:
-    if path.parts[:1] == ("~",):
-        raise OSError("no home folder is known")
