@@ -27,6 +27,7 @@ from pathlib import Path
 
 _EXPECTED = ("decoded", "refused")
 _START_SECONDS = 60
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Worker:
         # One thread each: thread pools take address space, and the limit is one of that.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment, cwd=_ROOT
         )
 
     @staticmethod
