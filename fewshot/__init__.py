@@ -18,6 +18,7 @@ _HOMES = {
     "Report": "fewshot.report.model",
     "Strategy": "fewshot.strategies",
     "benchmark": "fewshot.benchmarking",
+    "check": "fewshot.images.check",
     "compare": "fewshot.comparison",
     "evaluate_features": "fewshot.benchmarking",
     "list_augmentations": "fewshot.augment",
@@ -38,6 +39,7 @@ __all__ = [
     "Report",
     "Strategy",
     "benchmark",
+    "check",
     "compare",
     "evaluate_features",
     "list_augmentations",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from fewshot.episodes import sample_episode
     from fewshot.errors import FewshotError, ImageError
     from fewshot.heads import list_heads
+    from fewshot.images.check import check
     from fewshot.images.dataset import ImageDataset
     from fewshot.images.reader import read_image
     from fewshot.modelfile import load

@@ -14,3 +14,6 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everythin
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither use nor keep stored features.")]
+KeepNear = Annotated[
+    bool, typer.Option("--keep-near-duplicates", help="Keep test images of which another version is in training.")
+]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fewshot import __version__
-from fewshot.cli import benchmarks, lists, training
+from fewshot.cli import benchmarks, check, lists, training
 
 # Nothing here imports torch or timm: `fewshot --help` must answer at once. Commands import what they need.
 
@@ -37,6 +37,7 @@ def _root(
 
 for _command in (
     training.demo,
+    check.check,
     training.compare,
     benchmarks.bench,
     benchmarks.report,
