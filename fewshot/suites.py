@@ -22,13 +22,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fewshot.cells import OnEvent
 from fewshot.errors import DatasetError, InvalidInputError
-from fewshot.images.sources import name_datasets
 from fewshot.names import unknown_name
-from fewshot.report.benchmark import BenchmarkReport
+
+# What is wrong with a suite is said before torch is imported, which takes seconds.
+if TYPE_CHECKING:
+    from fewshot.cells import OnEvent
+    from fewshot.report.benchmark import BenchmarkReport
 
 _KEYS = (
     "title ways shots queries imbalance fixed_split episodes trained_episodes strategies backbones augmentation views "
@@ -91,6 +93,8 @@ def suite_from_options(
         raise InvalidInputError(
             f"No data set was given{hint}. Give a folder with one folder per class, or a name: fewshot bench fruits"
         )
+    from fewshot.images.sources import name_datasets
+
     names = [given or free for given, free in zip(named, name_datasets(taken), strict=True)]
     if len(set(names)) < len(names):
         raise InvalidInputError(f"Two data sets have one name: {', '.join(names)}. Give one of them another.")
