@@ -25,9 +25,11 @@ from fewshot.errors import FewshotError, ImageError, InvalidInputError, OutputEr
 from fewshot.features import check_n_views
 from fewshot.files import cannot_write, write_file
 from fewshot.images.audit import audit
-from fewshot.images.dataset import list_images
+from fewshot.images.findings import Finding
+from fewshot.images.folders import find_images
 from fewshot.images.reader import read_image
 from fewshot.images.sources import load_training
+from fewshot.images.tree import refuse_left_out
 from fewshot.modelfile import check_target, load
 from fewshot.names import unknown_name
 from fewshot.strategies import STRATEGIES
@@ -59,7 +61,9 @@ def fit_folder(directory: Path, output: Path, *, parameters: dict[str, Any], str
     }
 
 
-def predict_images(model: Path, images: Sequence[Path], *, strict: bool = False) -> tuple[list[str], Iterator[Outcome]]:
+def predict_images(
+    model: Path, images: Sequence[Path], *, strict: bool = False
+) -> tuple[list[str], Iterator[Outcome], list[Finding]]:
     """Load a model and predict images block by block, so that memory does not grow with their number.
 
     Args:
@@ -68,19 +72,26 @@ def predict_images(model: Path, images: Sequence[Path], *, strict: bool = False)
         strict: raise at the first unreadable image.
 
     Returns:
-        Class names, and one outcome per image, in order.
+        Class names, one outcome per image, in order, and what was left out of the folders.
 
     Raises:
         ModelFileError: the folder is no model.
-        DatasetError: a folder without images.
+        DatasetError: a folder without images; with ``strict``, one with files or folders that cannot be read.
     """
     classifier = load(model)
-    files = [file for path in images for file in (list_images(path) if path.is_dir() else [str(path)])]
+    files: list[str] = []
+    findings: list[Finding] = []
+    for path in images:
+        below, found = find_images(path) if path.is_dir() else ([str(path)], [])
+        files += below
+        findings += found
+    if strict:
+        refuse_left_out(findings)
     outcomes = (
         (image, "" if error else str(label), [] if proba is None else proba.tolist(), error)
         for image, label, proba, error in classifier.predict_each(files, strict=strict)
     )
-    return [str(name) for name in classifier.classes_], outcomes
+    return [str(name) for name in classifier.classes_], outcomes, findings
 
 
 def prediction_rows(

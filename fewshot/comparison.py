@@ -9,18 +9,22 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from sklearn.model_selection import RepeatedStratifiedKFold
+from numpy.typing import NDArray
 
 from fewshot.augment import AugmentationLike
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone
-from fewshot.cells import OnEvent, Split, whole_split
+from fewshot.cells import Event, OnEvent, Split, whole_split
 from fewshot.classifier import as_seed
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views
 from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
-from fewshot.images.audit import AuditedDataset, audit
-from fewshot.images.dataset import ImageDataset, as_sources, list_images
+from fewshot.images.audit import AuditedDataset, OnProgress, audit
+from fewshot.images.data_report import describe, too_few_classes, unknown_classes, untested_classes
+from fewshot.images.dataset import ImageDataset, as_sources
+from fewshot.images.findings import Finding
+from fewshot.images.folders import find_images
+from fewshot.images.folds import MAX_FOLDS, grouped_folds, units_per_class
 from fewshot.images.leakage import without_leakage
 from fewshot.images.reader import ImageLike
 from fewshot.images.sources import load_train_and_test, load_training
@@ -49,6 +53,7 @@ def compare(
     random_state: int | np.random.RandomState | None = 0,
     cache: bool = True,
     strict: bool = False,
+    keep_near_duplicates: bool = False,
     journal: str | os.PathLike[str] | None = None,
     on_event: OnEvent | None = None,
 ) -> Report:
@@ -74,6 +79,8 @@ def compare(
         random_state: seed of everything random.
         cache: keep features on disk.
         strict: stop at the first unreadable image instead of leaving it out and saying so.
+        keep_near_duplicates: test on images of which another version is in training, too, and let cross-validation
+            train on one version of a picture and test on another: for flat things that are all photographed alike.
         journal: folder where finished cells, one for each strategy and split, are kept as they come. The same call
             goes on from them after an interruption; they stay until ``compare-journal.jsonl`` is removed.
         on_event: called with progress.
@@ -106,7 +113,7 @@ def compare(
     run = _Run(
         prepared,
         loaded,
-        audit(train_set, strict=strict),
+        audit(train_set, strict=strict, progress=_telling(on_event, "images looked at")),
         n_views if n_views is not None else default_n_views(len(train_set)),
         seed,
         n_jobs,
@@ -114,18 +121,21 @@ def compare(
         journal,
         on_event,
     )
+    run.sources = _named(train), _named(train if test is None else test)
     check_train(run.train)
     run.notes += left_out
     if test_set is not None:
-        return run.on_test_set(audit(test_set, strict=strict))
-    if min(run.train.dataset.counts().values()) < 2:
+        audited = audit(test_set, strict=strict, progress=_telling(on_event, "test images looked at"))
+        return run.on_test_set(audited, keep_near_duplicates)
+    groups = np.arange(len(run.train.dataset)) if keep_near_duplicates else run.train.groups
+    if min(units_per_class(run.train.dataset.labels, groups).values()) < 2:
         return run.without_accuracy(others)
     if others is not None:
         run.notes.append(
             "The unlabelled images were not used: accuracy can be estimated by cross-validation, and says more than "
             "agreement."
         )
-    return run.cross_validated(repeats)
+    return run.cross_validated(repeats, groups)
 
 
 def default_n_views(n_images: int) -> int:
@@ -158,49 +168,53 @@ class _Run:
         self.journal = journal
         self.on_event = on_event
         self.notes: list[str] = list(train.notes)
+        self.test: AuditedDataset | None = None
+        self.sources = ("", "")
 
-    def on_test_set(self, test: AuditedDataset) -> Report:
+    def on_test_set(self, test: AuditedDataset, keep_near_duplicates: bool) -> Report:
         """Train on all training images, predict a test set."""
-        strangers = sorted(set(test.dataset.labels) - set(self.train.dataset.labels))
+        trained = self.train.dataset.counts()
+        strangers = sorted(set(test.dataset.labels) - set(trained))
         if strangers:
-            raise DatasetError(
-                f"The test set has classes that training has not: {', '.join(map(repr, strangers))}. Training has "
-                f"{', '.join(map(repr, self.train.dataset.counts()))}. Rename or remove them in the test set, or add "
-                "training images of them."
-            )
-        test = without_leakage(self.train, test)
+            raise DatasetError(unknown_classes(strangers, list(trained)))
+        test = without_leakage(self.train, test, keep_near_duplicates=keep_near_duplicates)
+        self.test = test
         self.notes += test.notes
-        missing = sorted(set(self.train.dataset.labels) - set(test.dataset.labels))
+        missing = sorted(set(trained) - set(test.dataset.labels))
         if missing:
-            self.notes.append(f"No test images of {', '.join(missing)}: nothing is known about these classes.")
+            self.notes.append(untested_classes(missing))
         split = whole_split(self.train.dataset, test.dataset)
         return self._report("test-set", [split], test.dataset.sources, _infos(test.dataset), test.digests)
 
-    def cross_validated(self, repeats: int) -> Report:
+    def cross_validated(self, repeats: int, groups: NDArray[np.intp]) -> Report:
         """Split the training images again and again into folds, each predicted from the others."""
         dataset = self.train.dataset
-        folds = min(5, *dataset.counts().values())
-        splitter = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=self.seed)
-        splits = [
-            Split(i // folds, i % folds, train, test)
-            for i, (train, test) in enumerate(splitter.split(np.zeros(len(dataset)), dataset.targets))
-        ]
+        folds = min(MAX_FOLDS, *units_per_class(dataset.labels, groups).values())
+        found = grouped_folds(dataset.labels, groups, n_folds=folds, repeats=repeats, seed=self.seed)
+        splits = [Split(i // folds, i % folds, train, test) for i, (train, test) in enumerate(found)]
+        together = len(dataset) - len(set(groups.tolist()))
+        if together:
+            self.notes.append(
+                "Versions of one picture and frames of one video are in one fold, never trained on and tested on: "
+                f"{together} of {len(dataset)} images go with another."
+            )
         self.notes.append(
             f"No test set was given: accuracy is estimated by {repeats} times {folds}-fold stratified "
             "cross-validation. The folds share training images, so the intervals are approximate."
         )
         return self._report("cross-validation", splits, None, _infos(dataset))
 
-    def without_accuracy(self, unlabeled: tuple[ImageLike, ...] | None) -> Report:
+    def without_accuracy(self, unlabeled: ImageDataset | None) -> Report:
         """Train only, and compare answers on unlabelled images where there are any."""
-        single = [name for name, count in self.train.dataset.counts().items() if count == 1]
+        single = [name for name, n in units_per_class(self.train.dataset.labels, self.train.groups).items() if n == 1]
         self.notes.append(
             f"Accuracy cannot be estimated from these images: {', '.join(single)} "
-            f"{'has' if len(single) == 1 else 'have'} one image, which training needs. Give a test set, or a second "
-            "image of every class for cross-validation."
+            f"{'has' if len(single) == 1 else 'have'} one image, which training needs"
+            f"{'' if min(self.train.dataset.counts().values()) == 1 else ' (versions of one picture count once)'}. "
+            "Give a test set, or a second image of every class for cross-validation."
         )
         if unlabeled:
-            audited = audit(ImageDataset(unlabeled, ("",) * len(unlabeled)))
+            audited = audit(unlabeled)
             other, digests = audited.dataset, audited.digests
             self.notes += audited.notes
             self.notes.append(
@@ -245,6 +259,7 @@ class _Run:
             notes=tuple(self.notes),
             environment=environment(self.backbone, self.n_views),
             seed=self.seed,
+            data=describe(self.train, self.test, source=self.sources[0], test_source=self.sources[1]).to_dict(),
         )
         predicted = dataset.sources if other is None else other
         policies = [prepared.policy for prepared in self.prepared if prepared.policy.has_views]
@@ -268,10 +283,15 @@ class _Run:
         }
 
 
-def _list_unlabeled(unlabeled: DatasetLike | Sequence[ImageLike]) -> tuple[ImageLike, ...]:
+def _list_unlabeled(unlabeled: DatasetLike | Sequence[ImageLike]) -> ImageDataset:
+    """Collect images without labels, with what was left out of their folder."""
+    findings: list[Finding] = []
+    sources: Sequence[ImageLike]
     if isinstance(unlabeled, (str, os.PathLike)):
-        return tuple(list_images(unlabeled))
-    return as_sources(unlabeled)
+        sources, findings = find_images(unlabeled)
+    else:
+        sources = as_sources(unlabeled)
+    return ImageDataset(tuple(sources), ("",) * len(sources), findings=tuple(findings))
 
 
 def _load(train: DatasetLike, test: DatasetLike | None) -> tuple[ImageDataset, ImageDataset | None]:
@@ -293,10 +313,15 @@ def check_train(train: AuditedDataset) -> None:
     """
     names = sorted(set(train.dataset.labels))
     if len(names) < 2:
-        raise DatasetError(
-            f"Found {len(names)} class ({', '.join(map(repr, names))}); a classifier needs images of at least 2 "
-            "classes. Put them into one folder per class."
-        )
+        raise DatasetError(too_few_classes(names))
+
+
+def _named(data: DatasetLike) -> str:
+    return "images in memory" if isinstance(data, ImageDataset) else os.fspath(data)
+
+
+def _telling(on_event: OnEvent | None, subject: str) -> OnProgress | None:
+    return None if on_event is None else lambda done, total: on_event(Event("progress", subject, done, total))
 
 
 def _infos(dataset: ImageDataset) -> tuple[ImageInfo, ...]:

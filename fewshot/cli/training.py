@@ -13,7 +13,7 @@ import typer
 
 from fewshot import interrupts
 from fewshot.cli import command_line
-from fewshot.cli.options import Augmentation, Backbone, Json, NoCache, Seed, Strict
+from fewshot.cli.options import Augmentation, Backbone, Json, KeepNear, NoCache, Seed, Strict
 from fewshot.cli.outputs import results_first
 from fewshot.errors import InvalidInputError
 
@@ -86,6 +86,7 @@ def compare(
     repeats: Annotated[int, typer.Option(help="Repeats of cross-validation.")] = 2,
     jobs: Annotated[int, typer.Option(help="Processes that train networks.")] = 1,
     strict: Strict = False,
+    keep_near_duplicates: KeepNear = False,
     no_cache: NoCache = False,
     json: Json = False,
 ) -> None:
@@ -115,6 +116,7 @@ def compare(
             random_state=seed,
             cache=not no_cache,
             strict=strict,
+            keep_near_duplicates=keep_near_duplicates,
             journal=out,
             on_event=watcher,
         )
@@ -208,10 +210,11 @@ def predict(
     interrupts.explain(lambda: _what_was_predicted(len(finished), printed=not json))
     from fewshot.commands import predict_images, prediction_rows
     from fewshot.console import print_json, say
+    from fewshot.images.labels import show
 
     if csv and json:
         raise InvalidInputError("Give either --csv or --json.")
-    classes, outcomes = predict_images(model, images, strict=strict)
+    classes, outcomes, findings = predict_images(model, images, strict=strict)
     outcomes = _noted(outcomes, finished)
     predicted: list[Any] = []
     failed: list[Any] = []
@@ -225,7 +228,7 @@ def predict(
             else:
                 predicted.append((name, label, proba))
                 if not json:
-                    typer.echo(f"{name}\t{label}\t{max(proba):.3f}")
+                    typer.echo(f"{show(name)}\t{show(label)}\t{max(proba):.3f}")
     if json:
         print_json(
             {
@@ -234,10 +237,13 @@ def predict(
                     for n, label, p in predicted
                 ],
                 "errors": [{"image": n, "code": e.code, "message": e.message} for n, e in failed],
+                "findings": [finding.to_dict() for finding in findings],
             }
         )
     for _, error in failed:
         say(f"Left out: {error}")
+    for finding in findings:
+        say(f"- {finding.message}")
     if failed and not predicted and not n_predicted:
         raise typer.Exit(1)
 

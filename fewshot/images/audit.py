@@ -18,6 +18,7 @@ from fewshot.images.findings import Finding, messages, shortened
 from fewshot.images.frames import FrameRun, frame_runs
 from fewshot.images.near import SIDE, NearPair, Prints, connected, fingerprint, near_pairs
 from fewshot.images.reader import ImageLike, examine, read_payload
+from fewshot.images.tree import refuse_left_out
 
 MAX_BAD_SHARE = 0.05
 """With more unreadable images than this share, a run stops: something is wrong with the data as a whole."""
@@ -85,12 +86,14 @@ def audit(dataset: ImageDataset, *, strict: bool = False, progress: OnProgress |
 
     Args:
         dataset: what to look at.
-        strict: raise at the first unreadable image instead of leaving it out.
+        strict: raise at the first unreadable image instead of leaving it out, and where files or folders could not be
+            read when the images were collected.
         progress: called as images are looked at.
 
     Raises:
         ImageError: with ``strict``, the first unreadable image.
-        DatasetError: more than 5 % of the images cannot be read, or all of a class; or one picture has two labels.
+        DatasetError: with ``strict``, files or folders that could not be read; more than 5 % of the images cannot be
+            read, or all of a class; or one picture has two labels.
     """
     found = survey(dataset, strict=strict, progress=progress)
     for finding in found.findings:
@@ -101,6 +104,8 @@ def audit(dataset: ImageDataset, *, strict: bool = False, progress: OnProgress |
 
 def survey(dataset: ImageDataset, *, strict: bool = False, progress: OnProgress | None = None) -> AuditedDataset:
     """Look at a data set as :func:`audit` does, but give what makes it useless as findings of severity ``"error"``."""
+    if strict:
+        refuse_left_out(dataset.findings)
     outcomes = _look_at_all(dataset, strict, progress)
     skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, ImageError))
     readable = {i: outcome.digest for i, outcome in enumerate(outcomes) if isinstance(outcome, _Seen)}

@@ -3,10 +3,12 @@
 Codes are stable. Besides the reason codes of :mod:`fewshot.images.reader`, which unreadable images keep, and those of
 remarks on images that were read (``examine`` in :mod:`fewshot.images.decoding`):
 
-What was collected: ``SPLITS`` train and test folders recognised · ``SKIPPED_FILES`` files without an image suffix ·
-``SKIPPED_FOLDERS`` folders that are no classes · ``EMPTY_CLASS`` a class folder without images · ``LOOSE_IMAGES``
-images outside any class folder · ``MERGED_LABELS`` labels written differently that are one class · ``SIMILAR_LABELS``
-classes whose names hardly differ · ``NOTE`` anything else.
+What was collected: ``SPLITS`` train and test folders recognised · ``WRAPPER`` a folder that only holds another ·
+``SKIPPED_FILES`` files without an image suffix · ``SKIPPED_FOLDERS`` folders that are no classes · ``IGNORED`` hidden
+files and what systems leave behind · ``LINKS`` links to what is there already · ``PERMISSION``, ``VANISHED``,
+``NOT_A_FILE``, ``UNREADABLE`` files and folders that could not be listed · ``EMPTY_CLASS`` a class folder without
+images · ``LOOSE_IMAGES`` images outside any class folder · ``MERGED_LABELS`` labels written differently that are one
+class · ``SIMILAR_LABELS`` classes whose names hardly differ · ``NOTE`` anything else.
 
 What the images are to each other: ``DUPLICATE`` the same picture again, byte for byte · ``NEAR_DUPLICATE`` the same
 picture saved again, smaller, cropped, brighter or mirrored · ``FRAMES`` images that look like frames of one video ·

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fewshot.errors import DatasetError
 from fewshot.images.findings import Finding
+from fewshot.images.labels import show
 from fewshot.images.paths import scan_path, stat_path
 from fewshot.images.tree import File, Folder, LeftOut, is_archive_name, is_ignored, join
 
@@ -75,18 +76,22 @@ class DiskTree:
 
 
 def find_images(root: str | os.PathLike[str]) -> tuple[list[str], list[Finding]]:
-    """List the image files anywhere below a folder, sorted, and say what was left out.
+    """List the image files anywhere below a folder, sorted, whatever their folders mean, and say what was left out.
 
     Raises:
-        DatasetError: no such folder.
+        DatasetError: no such folder, or no image in it.
     """
     tree, left = DiskTree(root), LeftOut()
     files = tree.walk(tree.root, left)
     findings = left.findings()
     if others := tuple(file.path for file in files if not file.is_image):
-        said = f"{len(others)} files in {tree.root.path} have no image suffix and were left out."
+        said = f"{len(others)} files in {show(tree.root.path)} have no image suffix and were left out."
         findings.append(Finding("SKIPPED_FILES", said, others, "warning"))
-    return [file.path for file in files if file.is_image], findings
+    images = [file.path for file in files if file.is_image]
+    if not images:
+        hints = "".join(f" {finding.message}" for finding in findings if finding.severity != "info")
+        raise DatasetError(f"No images found in {show(tree.root.path)}.{hints}")
+    return images, findings
 
 
 def list_images(root: str | os.PathLike[str]) -> list[str]:
@@ -95,11 +100,7 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
     Raises:
         DatasetError: no such folder, or no image in it.
     """
-    files, findings = find_images(root)
-    if not files:
-        hints = "".join(f" {finding.message}" for finding in findings if finding.severity != "info")
-        raise DatasetError(f"No images found in {Path(root)}.{hints}")
-    return files
+    return find_images(root)[0]
 
 
 def _require_folder(path: str) -> None:

@@ -219,8 +219,6 @@ def _parse(spec: str | os.PathLike[str]) -> tuple[str, str]:
 
 def _from_leaves(folder: Path) -> ImageDataset:
     files, findings = find_images(folder)
-    if not files:
-        raise DatasetError(f"No images found in {folder}.")
     by_class: dict[str, list[str]] = {}
     loose: list[str] = []
     for path in files:

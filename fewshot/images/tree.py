@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from fewshot.errors import DatasetError
 from fewshot.images.findings import Finding, Severity
 from fewshot.images.labels import show
 from fewshot.images.reader import ImageLike
@@ -21,6 +22,7 @@ _IGNORED = {
     *("$recycle.bin", "recycler", "lost+found", "system volume information"),
 }
 _SHOWN = 3
+_UNREAD = ("PERMISSION", "VANISHED", "NOT_A_FILE", "UNREADABLE")
 
 # In the order in which findings are listed.
 _WORDS: Mapping[str, tuple[str, Severity]] = {
@@ -99,6 +101,17 @@ class LeftOut:
                 listed = f": {listing(paths)}" if many and code != "IGNORED" else ""
                 found.append(Finding(code, f"{subject} {words.format_map(forms)}{listed}.", tuple(paths), severity))
         return found
+
+
+def refuse_left_out(findings: Iterable[Finding]) -> None:
+    """Stop where files or folders could not be read when a data set was collected: what ``strict`` means there.
+
+    Raises:
+        DatasetError: with the first such finding.
+    """
+    for finding in findings:
+        if finding.code in _UNREAD:
+            raise DatasetError(f"{finding.message} [{finding.code}]")
 
 
 class Tree(Protocol):
