@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from pathlib import Path
@@ -31,11 +30,13 @@ def read_file(path: Path, name: str, max_bytes: int) -> bytes:
         # Devices are not even opened: opening some does something.
         _check_kind(stat_path(path).st_mode, name)
         descriptor = open_path(path, _FLAGS)
-        with open(descriptor, "rb") as file:
+        try:
             # Another file may have taken its place meanwhile.
             found = os.fstat(descriptor)
             _check_kind(found.st_mode, name)
-            return _read(file, found.st_size, name, max_bytes)
+            return _read(descriptor, found.st_size, name, max_bytes)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise ImageError("VANISHED", name, "no such file; check the path, or whether it was moved meanwhile") from None
     except PermissionError:
@@ -54,23 +55,25 @@ def _check_kind(mode: int, name: str) -> None:
         raise ImageError("NOT_A_FILE", name, f"this is {kind}; give the path of an image file")
 
 
-def _read(file: io.BufferedReader, size: int, name: str, max_bytes: int) -> bytes:
+def _read(descriptor: int, size: int, name: str, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise _too_large(size, name, max_bytes)
-    head = b""
+    blocks: list[bytes] = []
+    length = 0
     if size > _BLOCK:
-        head = file.read(_HEAD) or b""
-        if not is_image(head):
-            raise not_an_image(head, name)
-    # A file may grow while it is read, and one of /proc has no size: so it is read on until it ends, or is too long.
-    blocks = [head, file.read(size - len(head) + 1) or b""]
-    length = sum(map(len, blocks))
-    while length > size and (block := file.read(_BLOCK)):
+        blocks.append(os.read(descriptor, _HEAD))
+        length = len(blocks[0])
+        if not is_image(blocks[0]):
+            raise not_an_image(blocks[0], name)
+    # A file may grow while it is read, and one of /proc has no size: then it is read on until it ends, or is too long.
+    while block := os.read(descriptor, size + 1 - length if length <= size else _BLOCK):
         blocks.append(block)
         length += len(block)
         if length > max_bytes:
             raise _too_large(length, name, max_bytes)
-    return b"".join(blocks)
+        if length == size:
+            break
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
 def _too_large(size: int, name: str, max_bytes: int) -> ImageError:
