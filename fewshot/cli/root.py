@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fewshot import __version__
-from fewshot.cli import benchmarks, check, lists, training
+from fewshot.cli import benchmarks, cache, check, lists, training
 
 # Nothing here imports torch or timm: `fewshot --help` must answer at once. Commands import what they need.
 
@@ -51,3 +51,4 @@ for _command in (
     lists.doctor,
 ):
     app.command()(_command)
+app.add_typer(cache.app)
