@@ -182,12 +182,18 @@ def evict(database: sqlite3.Connection, *, wanted: int, budget: int, most: int) 
         most -= len(victims)
 
 
-def shrink(database: sqlite3.Connection, *, budget: int, most: int) -> None:
-    """Give free pages back to the disk while the file has more than ``budget`` pages, at most so many of them."""
+def shrink(database: sqlite3.Connection, *, budget: int, most: int) -> bool:
+    """Give free pages back to the disk while the file has more than ``budget`` pages, at most so many of them.
+
+    Returns:
+        Whether the file became smaller.
+    """
     total, free = pages(database)
     count = min(total - budget, free, most)
-    if count > 0:
-        database.execute(f"PRAGMA incremental_vacuum({count})").fetchall()
+    if count <= 0:
+        return False
+    database.execute(f"PRAGMA incremental_vacuum({count})").fetchall()
+    return pages(database)[0] < total
 
 
 def pages(database: sqlite3.Connection) -> tuple[int, int]:

@@ -153,8 +153,14 @@ class FeatureStore:
                         return rows
                     self._write_block(database, block)
                 rows = rows[len(block) :]
-                db.shrink(database, budget=self.page_budget, most=1 + self._log_room // (16 * db.PAGE))
+            self._give_back(database)
         return []
+
+    def _give_back(self, database: sqlite3.Connection) -> None:
+        """Make a file smaller that is beyond the limit, as far as the log has room: more at the next write."""
+        shrinking = True
+        while shrinking and not self._log_is_half_full:
+            shrinking = db.shrink(database, budget=self.page_budget, most=1 + self._log_room // (8 * db.PAGE))
 
     def _write_block(self, database: sqlite3.Connection, rows: Sequence[db.Row]) -> None:
         # A row's share of the table and of two indices, and what a split of each costs.

@@ -192,12 +192,10 @@ def _smaller(path: Path, budget: int) -> bool:
     with gate(path), db.opened(path) as database:
         with db.transaction(database):
             fits = db.evict(database, wanted=0, budget=budget, most=_ROWS_AT_ONCE)
-        before, _ = db.pages(database)
-        db.shrink(database, budget=budget, most=_PAGES_AT_ONCE)
+        shrunk = db.shrink(database, budget=budget, most=_PAGES_AT_ONCE)
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        total, free = db.pages(database)
-        # Where rows are gone and pages cannot be given back, there is nothing more to do.
-        return total <= budget or (fits and total == before and not free)
+        # Where no rows are too many and no pages can be given back, there is nothing more to do.
+        return fits and not shrunk
 
 
 def _remove_damaged_rows(path: Path) -> int:
