@@ -203,7 +203,8 @@ class _Job:
         fresh = {k: row for k, row in zip(pending, rows, strict=True) if owner[k].digest not in failed}
         self._check_finite(fresh, owner)
         if self.store is not None:
-            self.store.put(fresh)
+            network = self.network
+            self.store.put(fresh, made_by=f"{network.spec} {network.fingerprint[:8]} {network.computed_by}")
         known.update(fresh)
         if report is not None:
             report(len(pending), len(pending))
