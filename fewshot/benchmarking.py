@@ -75,6 +75,7 @@ def benchmark(
     notes: Sequence[str] = (),
     cache: bool = True,
     strict: bool = False,
+    keep_near_duplicates: bool = False,
     on_event: OnEvent | None = None,
 ) -> BenchmarkReport:
     """Evaluate strategies on episodes drawn from data sets.
@@ -113,6 +114,7 @@ def benchmark(
         notes: further notes for the report.
         cache: keep features on disk.
         strict: stop at the first unreadable image instead of leaving it out and saying so.
+        keep_near_duplicates: with ``fixed_split``, ask about images of which another version is in training, too.
         on_event: called with progress.
 
     Raises:
@@ -138,7 +140,17 @@ def benchmark(
         raise InvalidInputError("resume=True needs out=, the folder of the run to go on with.")
     runner = make_engine(engine, n_jobs=n_jobs, address=address)
     with closing(runner):
-        plan = make_plan(datasets, strategies, backbones, augmentation, settings, reference, strict)
+        plan = make_plan(
+            datasets,
+            strategies,
+            backbones,
+            augmentation,
+            settings,
+            reference,
+            strict,
+            keep_near_duplicates,
+            on_event,
+        )
         plan.notes.extend(notes)
         header = {"settings": plan.fixed_settings(), "about": plan.about(title or _title(plan))}
         with _journal(out, header, resume) as (records, keep):

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from fewshot.augment import AugmentationLike
 from fewshot.backbones import load_backbone
 from fewshot.backbones.base import Backbone
+from fewshot.cells import Event, OnEvent
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.evaluation import DRAW
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
 from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
-from fewshot.images.audit import audit
+from fewshot.images.audit import AuditedDataset, audit
+from fewshot.images.data_report import describe
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.findings import Finding, messages
 from fewshot.images.leakage import without_leakage
@@ -85,6 +87,7 @@ class PlannedDataset:
         digest: of all images and labels.
         protocols: one per number of shots.
         findings: what was understood and what was left out.
+        data: the same as plain data, for reports.
     """
 
     name: str
@@ -94,6 +97,7 @@ class PlannedDataset:
     digest: str
     protocols: list[Protocol]
     findings: tuple[Finding, ...]
+    data: dict[str, Any]
 
     def info(self) -> DatasetInfo:
         """Describe it for a report."""
@@ -189,6 +193,7 @@ class Plan:
             "strategies": [asdict(entry.info(self.settings.n_views)) for entry in self.entries],
             "reference": self.reference,
             "notes": self.notes,
+            "data": {one.name: one.data for one in self.datasets},
             "environment": found,
             "n_cells": self.n_cells,
             "images": {
@@ -210,6 +215,8 @@ def make_plan(
     settings: Settings,
     reference: str | None,
     strict: bool,
+    keep_near_duplicates: bool = False,
+    on_event: OnEvent | None = None,
 ) -> Plan:
     """Resolve and check everything that can be checked before features are extracted; see :func:`fewshot.benchmark`."""
     strategies = _listed(strategies)
@@ -228,7 +235,8 @@ def make_plan(
     entries, notes = _make_entries(prepared, found, strict=not _open_list(strategies))
     planned = []
     for name, (dataset, is_query) in loaded.items():
-        one = _audited(name, named[name], dataset, is_query, settings, strict)
+        found_in = _audited(name, dataset, is_query, strict, keep_near_duplicates, on_event)
+        one = _planned(name, named[name], found_in, settings)
         _check_protocols(name, one.dataset, one.is_query, settings)
         planned.append(one)
         notes += [note if len(named) == 1 else f"{name}: {note}" for note in messages(one.findings)]
@@ -381,29 +389,37 @@ def _check_protocols(name: str, dataset: ImageDataset, is_query: NDArray[np.bool
 
 def _audited(
     name: str,
-    spec: DatasetSpec,
     dataset: ImageDataset,
     is_query: NDArray[np.bool_] | None,
-    settings: Settings,
     strict: bool,
-) -> PlannedDataset:
+    keep_near_duplicates: bool,
+    on_event: OnEvent | None,
+) -> tuple[AuditedDataset, AuditedDataset | None]:
+    """Look at all images: those of both splits, where support and queries come from different ones."""
+
+    def tell(done: int, total: int) -> None:
+        if on_event is not None:
+            on_event(Event("progress", f"images of {name} looked at", done, total))
+
     if is_query is None:
-        found = audit(dataset, strict=strict)
-    else:
-        train = audit(dataset.subset(np.flatnonzero(~is_query)), strict=strict)
-        test = audit(replace(dataset.subset(np.flatnonzero(is_query)), findings=()), strict=strict)
-        test = without_leakage(train, test)
-        both, is_query = _joined(train.dataset, test.dataset)
-        found = train.joined(test, both)
-    text = json.dumps([found.digests, found.dataset.labels, None if is_query is None else is_query.tolist()])
+        return audit(dataset, strict=strict, progress=tell), None
+    train = audit(dataset.subset(np.flatnonzero(~is_query)), strict=strict, progress=tell)
+    queries = replace(dataset.subset(np.flatnonzero(is_query)), findings=())
+    test = audit(queries, strict=strict, progress=tell)
+    return train, without_leakage(train, test, keep_near_duplicates=keep_near_duplicates)
+
+
+def _planned(
+    name: str, spec: DatasetSpec, found: tuple[AuditedDataset, AuditedDataset | None], settings: Settings
+) -> PlannedDataset:
+    train, test = found
+    source = "images in memory" if isinstance(spec, ImageDataset) else os.fspath(spec)
+    dataset, is_query = (train.dataset, None) if test is None else _joined(train.dataset, test.dataset)
+    digests = (*train.digests, *(() if test is None else test.digests))
+    report = describe(train, test, source=source, test_source=source)
+    text = json.dumps([digests, dataset.labels, None if is_query is None else is_query.tolist()])
     return PlannedDataset(
-        name,
-        "images in memory" if isinstance(spec, ImageDataset) else os.fspath(spec),
-        found.dataset,
-        is_query,
-        digest_of(text),
-        settings.protocols(name),
-        found.findings,
+        name, source, dataset, is_query, digest_of(text), settings.protocols(name), report.findings, report.to_dict()
     )
 
 

@@ -96,6 +96,7 @@ def _build(header: Mapping[str, Any], records: Mapping[str, Record], find: FindI
         notes=tuple(notes),
         environment=about["environment"],
         seed=settings["seed"],
+        data=about.get("data"),
     )
     return report.with_examples(_examples(report, header, records, find))
 

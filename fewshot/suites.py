@@ -120,6 +120,7 @@ def run_suite(
     address: str | None = None,
     resume: bool = False,
     strict: bool = False,
+    keep_near_duplicates: bool = False,
     cache: bool = True,
     on_event: OnEvent | None = None,
 ) -> BenchmarkReport:
@@ -135,6 +136,7 @@ def run_suite(
         address=address,
         resume=resume,
         strict=strict,
+        keep_near_duplicates=keep_near_duplicates,
         cache=cache,
         on_event=on_event,
     )

@@ -157,7 +157,10 @@ def test_a_picture_that_is_there_twice_is_not_trained_on_and_tested(two_fruits):
     doubled = ImageDataset.from_paths(train.sources * 2, train.labels * 2)
     once, twice = (fewshot.compare(one, strategies=["prototypical"]) for one in (train, doubled))
     assert once.summary()[0].accuracy == twice.summary()[0].accuracy
-    assert sum("counts once" in note for note in twice.notes) == len(train)
+    repeats = [finding for finding in twice.data["findings"] if finding["code"] == "DUPLICATE"]
+    assert len(repeats) == len(train)
+    assert all("counts once" in finding["message"] for finding in repeats)
+    assert any("counts once" in note and f"{len(train) - 1} more" in note for note in twice.notes)
     one_each = ImageDataset.from_paths([train.sources[0]] * 2 + [train.sources[4]] * 2, ["a", "a", "b", "b"])
     assert fewshot.compare(one_each, strategies=["prototypical"]).protocol == "none"
 

@@ -10,7 +10,7 @@ import typer
 
 from fewshot import interrupts
 from fewshot.cli import command_line
-from fewshot.cli.options import Json, NoCache, Strict
+from fewshot.cli.options import Json, KeepNear, NoCache, Strict
 from fewshot.cli.outputs import results_first
 
 
@@ -53,6 +53,7 @@ def bench(
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; by default one on this machine.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     strict: Strict = False,
+    keep_near_duplicates: KeepNear = False,
     no_cache: NoCache = False,
     json: Json = False,
 ) -> None:
@@ -88,6 +89,7 @@ def bench(
             address=address,
             resume=resume,
             strict=strict,
+                keep_near_duplicates=keep_near_duplicates,
             cache=not no_cache,
             on_event=watcher,
         )

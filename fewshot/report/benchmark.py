@@ -186,6 +186,9 @@ class BenchmarkReport:
         environment: versions, device and settings.
         seed: of everything random.
         examples: episodes worth looking at.
+        data: for each data set what was understood of its images and what was left out, as
+            :class:`fewshot.images.data_report.DataReport` writes it; ``None`` where there are none, or an earlier
+            version kept no such thing.
     """
 
     title: str
@@ -199,6 +202,7 @@ class BenchmarkReport:
     environment: dict[str, str]
     seed: int
     examples: tuple[EpisodeExample, ...] = ()
+    data: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"<BenchmarkReport: {self.title}; see summary(), to_markdown(), to_html(path)>"
@@ -462,6 +466,7 @@ class BenchmarkReport:
                 )
                 for row in data["examples"]
             ),
+            data=data.get("data"),
         )
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:

@@ -154,6 +154,8 @@ class Report:
         draws: accuracy over random draws of training images, where these were made.
         draws_note: which draws, in words.
         pictures: thumbnails, for HTML only.
+        data: what was understood of the images and what was left out, as :class:`fewshot.images.data_report.DataReport`
+            writes it; ``None`` in reports of earlier versions.
     """
 
     title: str
@@ -170,6 +172,7 @@ class Report:
     draws: tuple[Draws, ...] = ()
     draws_note: str = ""
     pictures: Pictures = field(default_factory=Pictures, compare=False)
+    data: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Report: {self.title}, {self.protocol}; see summary(), to_markdown(), to_html(path)>"
@@ -319,6 +322,7 @@ class Report:
                 Draws(row["strategy"], tuple(row["indices"]), tuple(row["accuracies"])) for row in data["draws"]
             ),
             draws_note=data["draws_note"],
+            data=data.get("data"),
         )
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
