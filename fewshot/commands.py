@@ -25,6 +25,7 @@ from fewshot.errors import FewshotError, ImageError, InvalidInputError, OutputEr
 from fewshot.features import check_n_views
 from fewshot.files import cannot_write, write_file
 from fewshot.images.audit import audit
+from fewshot.images.data_report import describe
 from fewshot.images.findings import Finding
 from fewshot.images.folders import find_images
 from fewshot.images.reader import read_image
@@ -58,6 +59,7 @@ def fit_folder(directory: Path, output: Path, *, parameters: dict[str, Any], str
         "classes": audited.dataset.counts(),
         "skipped": [{"image": e.source, "code": e.code, "message": e.message} for e in audited.skipped],
         "notes": [*audited.notes, *([f"{parameters['head']}: {note}"] if note else [])],
+        "data": describe(audited, source=str(directory)).to_dict(),
     }
 
 

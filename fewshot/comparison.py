@@ -22,7 +22,7 @@ from fewshot.identity import backbone_identity, digest_of, head_identity, machin
 from fewshot.images.audit import AuditedDataset, OnProgress, audit
 from fewshot.images.data_report import describe, too_few_classes, unknown_classes, untested_classes
 from fewshot.images.dataset import ImageDataset, as_sources
-from fewshot.images.findings import Finding
+from fewshot.images.findings import Finding, messages
 from fewshot.images.folders import find_images
 from fewshot.images.folds import MAX_FOLDS, grouped_folds, units_per_class
 from fewshot.images.leakage import without_leakage
@@ -246,6 +246,8 @@ class _Run:
         settings = self._settings(protocol, splits, (digests, [image.label for image in test_images]))
         with open_cells(self.journal, settings, len(self.prepared) * len(splits), self.on_event) as kept:
             results, nearest = runner.run(splits, other, kept)
+        described = describe(self.train, self.test, source=self.sources[0], test_source=self.sources[1])
+        self.notes += messages(finding for finding in described.findings if finding.code == "IMBALANCE")
         count = f"{len(self.prepared)} strategies" if len(self.prepared) > 1 else "1 strategy"
         report = Report(
             title=f"{count} on {len(dataset)} images of {len(dataset.class_names)} classes",
@@ -259,7 +261,7 @@ class _Run:
             notes=tuple(self.notes),
             environment=environment(self.backbone, self.n_views),
             seed=self.seed,
-            data=describe(self.train, self.test, source=self.sources[0], test_source=self.sources[1]).to_dict(),
+            data=described.to_dict(),
         )
         predicted = dataset.sources if other is None else other
         policies = [prepared.policy for prepared in self.prepared if prepared.policy.has_views]

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-_NAMES, _SHOTS_WIDTH = 30, 20
-"""Columns for a benchmark's names at most, and for an accuracy and a difference beside each other."""
+_NAMES, _SHOTS_WIDTH, _BALANCED_WIDTH = 30, 20, 9
+"""Columns for a benchmark's names at most, for an accuracy and a difference beside each other, for a balanced one."""
 
 _SECONDS_PER_LINE = 15.0
 """A log gets no more lines of progress than that."""
@@ -104,11 +104,13 @@ def print_report(report: Report) -> None:
 def _accuracy_table(report: Report) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("strategy", no_wrap=True)
-    baseline, alone = report.baselines[-1], len(report.strategies) == 1
+    rows, baseline, alone = report.summary(), report.baselines[-1], len(report.strategies) == 1
     # Numbers may wrap: on a narrow terminal that is better than losing digits.
-    for name in ("accuracy %", *([] if alone else [f"minus {baseline}"]), "log-loss", "fit s"):
+    # Where each class has as many images, the balanced accuracy is the accuracy.
+    unequal = any(row.accuracy and abs(row.accuracy.value - (row.balanced_accuracy or 0)) > 5e-4 for row in rows)
+    balanced = ["balanced %"] if unequal else []
+    for name in ("accuracy %", *balanced, *([] if alone else [f"minus {baseline}"]), "log-loss", "fit s"):
         table.add_column(escape(name), justify="right", overflow="fold")
-    rows = report.summary()
     best = max((row.accuracy.value for row in rows if row.accuracy), default=0.0)
     for row in rows:
         if row.accuracy is None or row.log_loss is None:
@@ -116,6 +118,7 @@ def _accuracy_table(report: Report) -> Table:
         table.add_row(
             escape(row.strategy),
             _interval(row.accuracy),
+            *([f"{100 * (row.balanced_accuracy or 0):.1f}"] if unequal else []),
             *([] if alone else [_difference(row.differences, baseline)]),
             f"{row.log_loss:.2f}",
             f"{row.training_seconds:.1f}",
@@ -194,7 +197,7 @@ def _columns(findings: Findings) -> list[tuple[str, ...]]:
     """Split the numbers of shots so that each table fits the terminal."""
     longest = max((len(_labelled(findings, name, findings.shots)) for name in findings.infos), default=0)
     # The last column needs no gap after it.
-    most = max(1, (out.width - longest) // _SHOTS_WIDTH)
+    most = max(1, (out.width - longest) // (_SHOTS_WIDTH + _BALANCED_WIDTH * _is_unequal(findings)))
     return [findings.shots[i : i + most] for i in range(0, len(findings.shots), most)]
 
 
@@ -206,8 +209,11 @@ def _benchmark_table(findings: Findings, dataset: str | None, shots: Sequence[st
     table = Table(title=f"\n{escape(title)}", title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("strategy", no_wrap=True)
     compared = any(row.difference for row in findings.rows.values())
+    balanced = dataset is not None and _is_unequal(findings)
     for k in shots:
         table.add_column(f"k = {escape(k)}", justify="right", overflow="fold")
+        if balanced:
+            table.add_column("balanced", justify="right", no_wrap=True)
         if compared:
             table.add_column("minus", justify="right", no_wrap=True)
     for name in findings.infos:
@@ -219,6 +225,8 @@ def _benchmark_table(findings: Findings, dataset: str | None, shots: Sequence[st
             some = some or accuracy is not None
             shown = show_mean(accuracy)
             cells.append(f"[bold]{shown}[/bold]" if name == best else shown)
+            if balanced:
+                cells.append(f"{100 * row.balanced_accuracy:.1f}" if row else "")
             if compared:
                 test, p = (row.difference, row.p_holm) if row else findings.leads.get((name, k), (None, None))
                 # A row of a single data set that was not run has no mean to be compared either.
@@ -228,6 +236,11 @@ def _benchmark_table(findings: Findings, dataset: str | None, shots: Sequence[st
         if some:
             table.add_row(escape(_labelled(findings, name, shots, dataset)), *cells)
     return table
+
+
+def _is_unequal(findings: Findings) -> bool:
+    """Whether some class has more queries than another: else the balanced accuracy is the accuracy."""
+    return any(abs(row.accuracy.value - row.balanced_accuracy) > 5e-4 for row in findings.rows.values())
 
 
 def _labelled(findings: Findings, strategy: str, shots: Sequence[str], dataset: str | None = None) -> str:

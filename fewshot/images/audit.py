@@ -65,18 +65,6 @@ class AuditedDataset:
             findings=(*self.findings, *more),
         )
 
-    def joined(self, other: AuditedDataset, both: ImageDataset) -> AuditedDataset:
-        """Put two audited data sets into one, whose images are ``both``."""
-        return AuditedDataset(
-            both,
-            (*self.digests, *other.digests),
-            (*self.skipped, *other.skipped),
-            (*self.findings, *other.findings),
-            np.concatenate([self.prints, other.prints]),
-            np.concatenate([self.groups, other.groups + len(self.groups)]),
-            self.n_given + other.n_given,
-        )
-
 
 def audit(dataset: ImageDataset, *, strict: bool = False, progress: OnProgress | None = None) -> AuditedDataset:
     """Read every image once; leave out those that cannot be read and exact repeats, and say so.

@@ -150,15 +150,22 @@ def class_findings(train: ImageDataset, test: ImageDataset | None) -> list[Findi
         missing = sorted(set(counts) - set(test.labels))
         if missing:
             findings.append(Finding("UNTESTED_CLASS", untested_classes(missing), severity="warning"))
-    ratio = max(counts.values()) / min(counts.values()) if counts else 1.0
-    if ratio >= UNEQUAL:
-        small, large = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
-        said = (
-            f"Classes are unequal: {counts[large]} images of {large!r}, {counts[small]} of {small!r}. Read the "
-            "balanced accuracy beside the accuracy."
-        )
-        findings.append(Finding("IMBALANCE", said, severity="warning" if ratio >= VERY_UNEQUAL else "info"))
-    return findings
+    findings += imbalance(train, "")
+    return findings + (imbalance(test, " in the test set") if test is not None else [])
+
+
+def imbalance(dataset: ImageDataset, where: str) -> list[Finding]:
+    """Note where a class has many more images than another."""
+    counts = {name: n for name, n in dataset.counts().items() if n}
+    if not counts or max(counts.values()) < UNEQUAL * min(counts.values()):
+        return []
+    small, large = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
+    said = (
+        f"Classes are unequal{where}: {counts[large]} images of {large!r}, {counts[small]} of {small!r}. Read the "
+        "balanced accuracy beside the accuracy."
+    )
+    severe = counts[large] >= VERY_UNEQUAL * counts[small]
+    return [Finding("IMBALANCE", said, severity="warning" if severe else "info")]
 
 
 def too_few_classes(names: Sequence[str]) -> str:
