@@ -72,8 +72,13 @@ def demo(
 
 
 def compare(
-    train_dir: Annotated[Path, typer.Argument(help="Folder with one folder per class, or with train and test in it.")],
-    test: Annotated[Path | None, typer.Option(help="Folder with test images, one folder per class.")] = None,
+    train_dir: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of classes, or with train and test in it; an archive of it; or a CSV."
+        ),
+    ],
+    test: Annotated[Path | None, typer.Option(help="The same, with test images.")] = None,
     unlabeled: Annotated[Path | None, typer.Option(help="Folder with images to compare the answers on.")] = None,
     strategies: Annotated[str, typer.Option(help="Names separated by commas, or 'all'.")] = "all",
     backbone: Backbone = "efficientnet_lite0",
@@ -148,7 +153,7 @@ def _how_to_go_on(out: Path, *, features: bool) -> str:
 
 
 def fit(
-    directory: Annotated[Path, typer.Argument(help="Folder with one folder per class.")],
+    directory: Annotated[Path, typer.Argument(help="Folder with one folder per class, an archive of it, or a CSV.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
     strategy: Annotated[
         str, typer.Option(help="Name of a strategy, as `compare` shows it: its head and augmentation.")

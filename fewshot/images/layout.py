@@ -17,7 +17,7 @@ from fewshot.errors import DatasetError
 from fewshot.images.findings import Finding
 from fewshot.images.labels import Labels, show
 from fewshot.images.reader import ImageLike
-from fewshot.images.tree import File, Folder, LeftOut, Tree, is_archive_name, join, listing
+from fewshot.images.tree import File, Folder, LeftOut, Tree, holding_images, is_archive_name, join, listing
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -209,6 +209,8 @@ def _unsuffixed(folder: Folder, files: Sequence[File]) -> list[Finding]:
     if not others:
         return []
     said = f"{len(others)} files in {show(folder.name)} have no image suffix and were left out: {listing(others)}."
+    if images := holding_images(others):
+        said += f" {listing(images)} hold images, though: give them a suffix such as .jpg."
     if any(map(is_archive_name, others)):
         said += " Archives in a data set are not opened."
     return [Finding("SKIPPED_FILES", said, others, "warning")]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from fewshot.errors import DatasetError
-from fewshot.images.findings import Finding, Severity
+from fewshot.images.findings import Finding, Severity, shortened
+from fewshot.images.formats import is_image
 from fewshot.images.labels import show
+from fewshot.images.paths import open_path
 from fewshot.images.reader import ImageLike
 
 IMAGE_SUFFIXES = frozenset(
@@ -21,7 +23,7 @@ _IGNORED = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "#recycle", "@recycle"),
     *("$recycle.bin", "recycler", "lost+found", "system volume information"),
 }
-_SHOWN = 3
+_LOOKED_INTO, _HEAD = 50, 64
 _UNREAD = ("PERMISSION", "VANISHED", "NOT_A_FILE", "UNREADABLE")
 
 # In the order in which findings are listed.
@@ -145,7 +147,20 @@ def join(folder: str, name: str) -> str:
     return name if folder in ("", os.curdir) else os.path.join(folder, name)
 
 
-def listing(paths: list[str] | tuple[str, ...]) -> str:
-    """Name the first few, and say how many more there are."""
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return ", ".join(map(show, paths[:_SHOWN])) + more
+def listing(paths: Sequence[str]) -> str:
+    """Name the first few, on one line, and say how many more there are."""
+    return shortened([show(path) for path in paths])
+
+
+def holding_images(paths: Sequence[str]) -> list[str]:
+    """Tell which of the first few files begin as images do, whatever their names say."""
+    found = []
+    for path in paths[:_LOOKED_INTO]:
+        try:
+            with os.fdopen(open_path(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+                if is_image(file.read(_HEAD)):
+                    found.append(path)
+        # What cannot be read was left out anyway.
+        except (OSError, ValueError):
+            continue
+    return found

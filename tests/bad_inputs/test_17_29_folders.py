@@ -585,7 +585,9 @@ def test_27_images_without_a_suffix_are_listed(tmp_path):
         (str(root / "cat/download"), str(root / "cat/photo.jpg.part")),
         (str(root / "dog/read me.txt"),),
     ]
-    assert "download" in skipped[0].message
+    assert "download, " in skipped[0].message
+    assert "hold images, though" in skipped[0].message
+    assert "hold images" not in skipped[1].message
 
 
 def test_27_what_was_understood_is_printed(tmp_path, run):
