@@ -74,9 +74,7 @@ def demo(
 def compare(
     train_dir: Annotated[
         Path,
-        typer.Argument(
-            help="Folder of classes, or with train and test in it; an archive of it; or a CSV."
-        ),
+        typer.Argument(help="Folder of classes, or with train and test in it; an archive of it; or a CSV."),
     ],
     test: Annotated[Path | None, typer.Option(help="The same, with test images.")] = None,
     unlabeled: Annotated[Path | None, typer.Option(help="Folder with images to compare the answers on.")] = None,
