@@ -35,6 +35,7 @@ from fewshot.store import FeatureStore, feature_key
 from fewshot.store.place import parse_size
 from fewshot.store.upkeep import clear, verify
 
+ROOT = Path(__file__).parents[1]
 N_FEATURES = 1280
 N_KEYS = 20_000
 BLOCK = 32
@@ -121,7 +122,9 @@ def stress_processes(folder, processes, seconds, limit, clearing):
     bytes_limit = 8 << 30 if limit is None else limit
     command = [sys.executable, "-W", "error", "-m", "tests.stress_store", "--worker"]
     workers = [
-        subprocess.Popen([*command, f"{path}|{number}|{seconds}|{bytes_limit}"], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, f"{path}|{number}|{seconds}|{bytes_limit}"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
         for number in range(processes)
     ]
     largest, clears, deadline = 0, 0, time.time() + seconds
@@ -284,25 +287,30 @@ def stress_kills(folder, kills, n_vectors=1024, seed=0):
     moments = []
     for kill in range(kills):
         path = folder / f"kill-{kill}.sqlite"
-        if kill % 4 == 3:
-            # A damaged file that is made anew while it is killed.
+        damaged = kill % 4 == 3
+        if damaged:
+            # A damaged file, which is being made anew when it is killed.
             store_all(path, n_vectors // 2)
             damage_page(path, rng)
         moments.append(kill_while_storing(path, n_vectors, rng.uniform(0, 1.3 * duration)))
-        counts.update(check_killed(path, n_vectors))
+        counts.update(check_killed(path, n_vectors, damaged))
         counts["kills"] += 1
-        store_all(path, n_vectors)
+        counts["kills_of_repairs"] += damaged
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if damaged else "error")
+            store_all(path, n_vectors)
         counts["reruns_that_differ"] += contents(path) != expected
         for file in folder.glob(f"{path.name}*"):
             file.unlink()
     counts["kills_before_the_end"] = sum(moments)
     bad = ("wrong", "partial_blocks", "unsound", "reruns_that_differ")
-    return {name: counts[name] for name in ("kills", "kills_before_the_end", *bad)}, not any(counts[b] for b in bad)
+    names = ("kills", "kills_before_the_end", "kills_of_repairs", *bad)
+    return {name: counts[name] for name in names}, not any(counts[name] for name in bad)
 
 
 def kill_while_storing(path, n_vectors, delay):
     command = [sys.executable, "-W", "ignore", "-m", "tests.stress_store", "--store", f"{path}|{n_vectors}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.readline()
         time.sleep(delay)
         running = process.poll() is None
@@ -310,17 +318,16 @@ def kill_while_storing(path, n_vectors, delay):
     return running
 
 
-def check_killed(path, n_vectors):
-    with warnings.catch_warnings(record=True):
-        warnings.simplefilter("always")
+def check_killed(path, n_vectors, damaged):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if damaged else "error")
         found = read_all(path, range(n_vectors))
-    damaged_before = path.with_name(f"{path.name}.damaged").exists()
     counts = collections.Counter(wrong=count_wrong(found, range(n_vectors)))
-    present = [key_of(number) in found for number in range(n_vectors)]
-    if not damaged_before:
+    if not damaged:
+        present = [key_of(number) in found for number in range(n_vectors)]
         blocks = [present[start : start + BLOCK] for start in range(0, n_vectors, BLOCK)]
         counts["partial_blocks"] = sum(any(block) and not all(block) for block in blocks)
-    counts["unsound"] = 0 if not path.exists() or damaged_before else not verify(path).is_sound
+        counts["unsound"] = not verify(path).is_sound
     return counts
 
 

@@ -141,7 +141,7 @@ def rows_of(vectors: Mapping[bytes, NDArray[np.float32]], made_by: str) -> list[
     return rows
 
 
-def insert(database: sqlite3.Connection, rows: Iterable[Row], *, replace: bool = True) -> None:
+def insert(database: sqlite3.Connection, rows: Iterable[Row], *, replace: bool) -> None:
     """Write rows; within a transaction. A row of the same key is replaced, or kept."""
     what = "REPLACE" if replace else "IGNORE"
     # One of the two words above.
@@ -192,7 +192,8 @@ def shrink(database: sqlite3.Connection, *, budget: int, most: int) -> bool:
     count = min(total - budget, free, most)
     if count <= 0:
         return False
-    database.execute(f"PRAGMA incremental_vacuum({count})").fetchall()
+    # SQLite frees one page per step, and execute() takes only the first step of a statement without columns.
+    database.executescript(f"PRAGMA incremental_vacuum({count})")
     return pages(database)[0] < total
 
 

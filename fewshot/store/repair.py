@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from fewshot.store.database import PAGE, Row, insert, is_intact, make_tables, opened, prepare, transaction
+from fewshot.store.database import PAGE, Row, is_intact, make_tables, opened, prepare, transaction
 from fewshot.store.gate import gate
 
 _ROWS_AT_ONCE = 256
@@ -77,28 +78,21 @@ def put_aside(path: Path, seen: Identity | None) -> bool:
         return True
 
 
-def rescue(path: Path, *, room: int) -> Rescued:
-    """Bring what is intact in the database that was put aside into the one at ``path``, and remove the former.
+def rescue(path: Path, bring: Callable[[Sequence[Row]], None]) -> Rescued:
+    """Bring what is intact in the database that was put aside into a new one, and remove the former.
 
     It is kept where nothing at all could be read from it: it may be something else than a store.
 
     Args:
-        path: the database, which others may use meanwhile; rows that it has already are kept.
-        room: bytes of vectors to bring at most.
+        path: where the database was before it was put aside.
+        bring: writes rows into the new one, which others may use meanwhile.
     """
-    aside, intact, block = damaged_path(path), 0, []
+    aside, intact = damaged_path(path), 0
     _restore_first_page(aside)
-    for row in _readable_rows(aside):
-        if room < len(row[4]):
-            break
-        room -= len(row[4])
-        intact += 1
-        block.append(row)
-        if len(block) == _ROWS_AT_ONCE:
-            _bring(path, block)
-            block = []
-    if block:
-        _bring(path, block)
+    rows = _readable_rows(aside)
+    while block := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+        bring(block)
+        intact += len(block)
     if intact == 0:
         return Rescued(0, aside if aside.exists() else None)
     remove_files(aside)
@@ -136,14 +130,6 @@ def _restore_first_page(path: Path) -> None:
             if b"features_by_use" in file.read(PAGE):
                 file.seek(0)
                 file.write(page)
-
-
-def _bring(path: Path, rows: list[Row]) -> None:
-    with gate(path), opened(path, mode="rwc") as database:
-        prepare(database)
-        with transaction(database):
-            make_tables(database)
-            insert(database, rows, replace=False)
 
 
 def _readable_rows(path: Path) -> Iterator[Row]:

@@ -74,6 +74,20 @@ class FeatureStore:
                 return
             rows = self._guard("write", functools.partial(self._write, rows), [], size=size)
 
+    def bring(self, rows: Sequence[db.Row]) -> None:
+        """Write rows that another file held; a row whose key is there already stays as it is.
+
+        Raises:
+            OSError, sqlite3.Error: they cannot be written.
+        """
+        self._make_folder()
+        while rows:
+            if self._log_is_half_full:
+                with gate(self.path, alone=True):
+                    self._write_log_back()
+            with gate(self.path):
+                rows = self._write(rows, replace=False)
+
     def __len__(self) -> int:
         try:
             if not self.path.exists():
@@ -139,7 +153,7 @@ class FeatureStore:
             raise OSError("no home folder is known")
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def _write(self, rows: Sequence[db.Row]) -> Sequence[db.Row]:
+    def _write(self, rows: Sequence[db.Row], *, replace: bool = True) -> Sequence[db.Row]:
         """Write rows, in transactions for which the log has room; return those that are left when it has none."""
         if not self.page_budget and not self.path.exists():
             return []
@@ -151,7 +165,7 @@ class FeatureStore:
                     # Asked where nobody else can write: the log's other half is this transaction's.
                     if self._log_is_half_full:
                         return rows
-                    self._write_block(database, block)
+                    self._write_block(database, block, replace)
                 rows = rows[len(block) :]
             self._give_back(database)
         return []
@@ -162,12 +176,12 @@ class FeatureStore:
         while shrinking and not self._log_is_half_full:
             shrinking = db.shrink(database, budget=self.page_budget, most=1 + self._log_room // (8 * db.PAGE))
 
-    def _write_block(self, database: sqlite3.Connection, rows: Sequence[db.Row]) -> None:
+    def _write_block(self, database: sqlite3.Connection, rows: Sequence[db.Row], replace: bool) -> None:
         # A row's share of the table and of two indices, and what a split of each costs.
         wanted = 6 + sum(len(row[4]) + 1024 for row in rows) // db.PAGE
         db.make_tables(database)
         if db.evict(database, wanted=wanted, budget=self.page_budget, most=2 * len(rows) + 256):
-            db.insert(database, rows)
+            db.insert(database, rows, replace=replace)
 
     def _write_log_back(self) -> bool:
         """Empty the log, while nobody else reads or writes."""
@@ -203,7 +217,7 @@ class FeatureStore:
         try:
             if not repair.put_aside(self.path, seen):
                 return repair.identity(self.path) != seen
-            rescued = repair.rescue(self.path, room=self.page_budget * db.PAGE * 3 // 4)
+            rescued = repair.rescue(self.path, self.bring)
         except (sqlite3.Error, OSError, ValueError):
             return False
         what = (

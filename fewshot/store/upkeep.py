@@ -134,7 +134,7 @@ def verify(path: Path | None = None) -> Verified:
                     raise
                 rebuilt = repair.put_aside(store.path, seen)
         if repair.damaged_path(store.path).exists():
-            rescued = repair.rescue(store.path, room=store.page_budget * db.PAGE * 3 // 4).intact
+            rescued = repair.rescue(store.path, store.bring).intact
         return Verified(len(store), damaged, rebuilt, rescued)
 
 

@@ -1,10 +1,12 @@
 """Rows 38 to 43: the feature store on full disks, after kills, in company, damaged, of other versions, read-only."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -159,9 +161,6 @@ def test_41_a_damaged_feature_is_computed_again_with_one_warning(cache, classify
 
 
 def extract_one(path):
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(path)) as database:
         return database.execute("SELECT vector FROM features ORDER BY id LIMIT 1").fetchone()[0]
 
@@ -277,8 +276,6 @@ print(sorted(found), len(caught), caught[0].message if caught else "")
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs the right to be another user")
 @pytest.mark.parametrize("rights", [0o755, 0o700])
 def test_43_a_folder_of_another_user_costs_one_warning(rights):
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.sqlite"
         FeatureStore(path).put({b"a": np.zeros(3, np.float32)})
