@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fewshot.errors import ImageError
+from fewshot.images.bombs import check_size, refuse_bombs
 from fewshot.images.exif import profile_is_readable, upright
 from fewshot.images.failures import decoding_error, is_bomb, is_truncation
 from fewshot.images.findings import Finding
 from fewshot.images.formats import FORMATS, is_heif, not_an_image
-from fewshot.images.headers import check_size, refuse_bombs
 from fewshot.images.heif import read_heif
 from fewshot.images.limits import allowed_in_pillow, pixel_limit
 from fewshot.images.metadata import without_metadata

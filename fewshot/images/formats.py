@@ -12,11 +12,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "J
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG"
 _JP2 = b"\0\0\0\x0cjP  "
+DIB_HEADERS = tuple(bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124))
+"""How bitmaps begin, after the file's header if they have one: with the size of the header that follows."""
+
 _STARTS = (
     *(_JPEG, _PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"),
     *(_JP2, b"\xff\x4f\xff\x51", b"\0\0\1\0"),
-    # Bitmaps without a file header begin with the size of the header that they have.
-    *(bytes((size, 0, 0, 0)) for size in (12, 40, 52, 56, 64, 108, 124)),
+    *DIB_HEADERS,
     *(b"P%c" % kind for kind in b"0123456fy"),
 )
 _AVIF_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")

@@ -1,70 +1,22 @@
-"""What a file's header promises, read before anything is allocated or any decoder is let in.
+"""How large the picture in a file is, as its header promises: read before anything is allocated.
 
-Pillow checks most of this too, but only against a limit of its own, some of it after memory was taken, and with a
+Pillow reads all of this too, but compares it with a limit of its own, some of it after memory was taken, and with a
 Python warning. A header that is too broken to be understood here is left to Pillow, which says what is wrong with it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import struct
 from collections.abc import Iterator
 
-from fewshot.errors import ImageError
-from fewshot.images.formats import is_webp
-from fewshot.images.tags import BrokenTagsError, first_directory
+from fewshot.images.formats import DIB_HEADERS, is_webp
+from fewshot.images.tags import first_directory
 
 Size = tuple[int, int]
 
-_MAX_STRIPS = 1 << 18
-"""Strips or tiles in a TIFF file: each becomes several Python objects when the file is opened."""
-
-_MAX_SCANS = 200
-"""Scans in a progressive JPEG; encoders write about ten. Each one costs as much time as the whole picture."""
-
-_WIDTH, _HEIGHT, _STRIPS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 256, 257, 273, 322, 323, 324
+_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _CODESTREAM = b"\xff\x4f\xff\x51"
-
-
-def check_size(size: Size, max_pixels: int, name: str) -> None:
-    """Refuse a picture of more pixels than the limit.
-
-    Raises:
-        ImageError: ``TOO_LARGE``.
-    """
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageError(
-            "TOO_LARGE",
-            name,
-            f"{width}x{height} pixels, more than the limit of {max_pixels}; raise max_pixels or FEWSHOT_MAX_PIXELS "
-            "to allow it",
-        )
-
-
-def refuse_bombs(content: bytes, max_pixels: int, name: str) -> None:
-    """Refuse what would need more memory or time than ``max_pixels`` pixels can.
-
-    Raises:
-        ImageError: ``TOO_LARGE``.
-    """
-    # What cannot be read here is for the decoder to complain about.
-    with contextlib.suppress(struct.error, BrokenTagsError):
-        for size in promised_sizes(content):
-            check_size(size, max_pixels, name)
-    strips = 0
-    if content.startswith((b"II", b"MM")):
-        with contextlib.suppress(BrokenTagsError):
-            strips = max((tag.count for tag in first_directory(content, (_STRIPS, _TILES))), default=0)
-    if strips > _MAX_STRIPS:
-        raise ImageError("TOO_LARGE", name, f"a TIFF file of {strips} strips; save it as PNG, or with fewer")
-    scans = 0
-    if content.startswith(b"\xff\xd8"):
-        with contextlib.suppress(struct.error):
-            scans = _count_scans(content)
-    if scans > _MAX_SCANS:
-        raise ImageError("TOO_LARGE", name, f"a JPEG of {scans} scans would take too long; save it again")
 
 
 def promised_sizes(content: bytes) -> Iterator[Size]:
@@ -81,7 +33,9 @@ def promised_sizes(content: bytes) -> Iterator[Size]:
     elif content.startswith(b"GIF8"):
         yield struct.unpack_from("<HH", content, 6)
     elif content.startswith(b"BM"):
-        yield _bitmap(content, 14)
+        yield bitmap_size(content, 14)
+    elif content.startswith(DIB_HEADERS):
+        yield bitmap_size(content, 0)
     elif is_webp(content):
         yield from _webp(content)
     elif content.startswith((b"II", b"MM")):
@@ -112,7 +66,8 @@ def _png(content: bytes, start: int) -> Size:
     return width, height
 
 
-def _bitmap(content: bytes, start: int) -> Size:
+def bitmap_size(content: bytes, start: int) -> Size:
+    """Give the size of a bitmap whose header begins at ``start``, after the file's own header if it has one."""
     (length,) = struct.unpack_from("<L", content, start)
     width, height = struct.unpack_from("<HH" if length == 12 else "<ll", content, start + 4)
     return abs(width), abs(height)
@@ -126,7 +81,7 @@ def _jpeg(content: bytes) -> Iterator[Size]:
 
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
-    """Give each segment's marker, and where its length stands, up to the first scan."""
+    """Give the marker of each of a JPEG's segments, and where its length stands, up to the first scan."""
     at = 2
     while at + 4 <= len(content):
         # Bytes between segments are skipped, as decoders do.
@@ -141,17 +96,6 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
         if marker in (0xD9, 0xDA):
             return
         at += 1 + struct.unpack_from(">H", content, at + 1)[0]
-
-
-def _count_scans(content: bytes) -> int:
-    """Count the scans of a progressive JPEG's first picture; 0 for any other."""
-    segments = list(jpeg_segments(content))
-    if not any(marker in (0xC2, 0xC6, 0xCA, 0xCE) for marker, _ in segments):
-        return 0
-    first = segments[-1][1]
-    # Within a scan 0xFF is followed by 0 or a restart marker, so that these are the picture's end and its scans.
-    end = content.find(b"\xff\xd9", first)
-    return content.count(b"\xff\xda", first - 2, end if end > 0 else len(content))
 
 
 def _webp(content: bytes) -> Iterator[Size]:
@@ -184,7 +128,7 @@ def _icons(content: bytes) -> Iterator[Size]:
         if content[start : start + 4] == b"\x89PNG":
             yield _png(content, start)
         else:
-            width, height = _bitmap(content, start)
+            width, height = bitmap_size(content, start)
             # The picture and its mask stand one above the other.
             yield width, height // 2
 

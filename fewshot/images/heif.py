@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from fewshot.errors import ImageError
+from fewshot.images.bombs import check_size
 from fewshot.images.formats import ENDS_EARLY, ends_early
-from fewshot.images.headers import check_size
 
 # The second is the first with an encoder; who has it needs nothing more.
 _READERS = ("pi_heif", "pillow_heif")

@@ -220,6 +220,7 @@ BOMBS = {
     "GIF canvas": lambda: _gif_bomb(False),
     "GIF frame": lambda: _gif_bomb(True),
     "BMP": lambda: b"BM" + struct.pack("<LLLLllHHLLLLLL", 100, 0, 54, 40, 30_000, -30_000, 1, 24, *[0] * 6),
+    "BMP without a file header": lambda: struct.pack("<LllHHLLLLLL", 40, 30_000, 30_000, 1, 24, *[0] * 6),
     "WebP canvas": _webp_bomb,
     "TIFF": lambda: _tiff_bomb(width=30_000, height=30_000, strips=200, rows=30_000, sizes=900_000_000),
     "TIFF tile": lambda: _tiff_bomb(
@@ -385,6 +386,21 @@ def test_06_a_jpeg_of_thousands_of_scans_is_refused():
     assert error.code == "TOO_LARGE"
     assert "scans" in str(error)
     assert time.perf_counter() - start < 0.5
+
+
+def _runs(width, height, data):
+    info = struct.pack("<LllHHLLllLL", 40, width, height, 1, 8, 1, 0, 0, 0, 4, 0)
+    palette = bytes([0, 0, 250, 0, 0, 250, 0, 0, 250, 0, 0, 0, 9, 9, 9, 0])  # red, green, blue, grey as BGR
+    return b"BM" + struct.pack("<LLL", 70 + len(data), 0, 70) + info + palette + data
+
+
+def test_06_a_large_bitmap_of_runs_is_refused():
+    # Each "end of line" makes Python fill a line, pixel by pixel: four bytes for a picture's width of work.
+    error = refusal(_runs(9000, 9000, b"\1\0\0\0" * 9000 + b"\0\1"))
+    assert error.code == "TOO_LARGE"
+    assert "PNG" in str(error)
+    small = _runs(4, 2, b"\2\0\2\1\0\0" + b"\4\2\0\0" + b"\0\1")
+    assert read_image(small).tolist() == [[[0, 0, 250]] * 4, [[250, 0, 0]] * 2 + [[0, 250, 0]] * 2]
 
 
 def _in_limited_memory(content, allowed=(None, "TOO_LARGE", "CORRUPT", "TRUNCATED", "NOT_AN_IMAGE")):
