@@ -1,6 +1,7 @@
 """Shared fixtures. Tests use no network, and leave the user's feature store alone."""
 
 import os
+import subprocess
 
 # Before torch is imported: spinning threads collapse when a core is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -60,6 +61,29 @@ def colour_image():
         return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Make a disk of so many bytes; skip where mounting one is not permitted."""
+    mounted = []
+
+    def mount(size, options=""):
+        place = tmp_path / f"disk{len(mounted)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(place)]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)
+        except OSError:
+            pytest.skip("there is no mount here")
+        if done.returncode:
+            pytest.skip("mounting a small disk needs privileges")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def _some(dataset, names, count):
