@@ -257,7 +257,20 @@ def too_long(tmp_path):
     return tmp_path / ("a" * 300) / "features.sqlite"
 
 
-@pytest.mark.parametrize("make", [blocked_by_a_file, a_folder, too_long])
+def a_null_character(tmp_path):
+    return f"{tmp_path}/\0/features.sqlite"
+
+
+def nothing(tmp_path):
+    return ""
+
+
+def a_loop(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path / "loop" / "features.sqlite"
+
+
+@pytest.mark.parametrize("make", [blocked_by_a_file, a_folder, too_long, a_null_character, nothing, a_loop])
 def test_a_place_that_cannot_be_written_costs_one_warning(tmp_path, make):
     store = FeatureStore(make(tmp_path))
     with warnings.catch_warnings(record=True) as caught:

@@ -87,13 +87,16 @@ def find_limit(path: Path) -> Limit:
     text = os.environ.get("FEWSHOT_CACHE_LIMIT")
     if text:
         return Limit(parse_size(text, "FEWSHOT_CACHE_LIMIT"), "FEWSHOT_CACHE_LIMIT")
-    settings = path.with_name(_SETTINGS)
     try:
-        size = json.loads(settings.read_bytes())["limit_bytes"]
+        settings = path.with_name(_SETTINGS)
+        content = settings.read_bytes()
+    except (OSError, ValueError):
+        # No setting, or no path at all, as whoever writes there will hear.
+        return Limit(DEFAULT_LIMIT, "default")
+    try:
+        size = json.loads(content)["limit_bytes"]
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise ValueError(f"limit_bytes is {size!r}")
-    except OSError:
-        return Limit(DEFAULT_LIMIT, "default")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         warnings.warn(
             f"{settings} is damaged ({type(error).__name__}: {error}); the feature store keeps to its default of "
