@@ -1,13 +1,27 @@
 """The journal: nothing finished is lost, nothing torn or foreign is taken over."""
 
+import hashlib
 import json
 import multiprocessing
 import os
+import random
+import shutil
+import subprocess
+import warnings
 
 import pytest
 
 from fewshot.errors import JournalError, OutputError
-from fewshot.journal import Journal, canonical, cut_torn_line, read_journal
+from fewshot.journal import (
+    Journal,
+    UnusableJournalError,
+    _line,
+    canonical,
+    count_records,
+    cut_torn_line,
+    read_journal,
+)
+from tests import kill_journal
 
 SETTINGS = {"seed": 0, "shots": (1, 5), "nested": {"a": 1.5}}
 
@@ -153,3 +167,160 @@ def test_equal_runs_have_equal_canonical_text_whatever_the_order_and_the_times()
     second = {name: record(name, seconds={"fit": 9.0}) for name in "ba"}
     assert canonical(first) == canonical(second)
     assert canonical(first) != canonical(first | {"a": record("a", accuracy=[0.5, 0.9])})
+
+
+def _damages(whole):
+    """Ways to damage a journal of a header and three records, by name."""
+    lines = whole.splitlines(keepends=True)
+    rng = random.Random(0)
+    for i in range(60):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        yield f"flip {i}", bytes(data)
+    yield "NULs", whole[:40] + b"\0" * 200 + whole[240:]
+    yield "NUL line", lines[0] + b"\0" * 500 + b"\n" + b"".join(lines[1:])
+    yield "CRLF", whole.replace(b"\n", b"\r\n")
+    yield "two writers", lines[0] + lines[1][:30] + lines[2] + lines[1][30:] + lines[3]
+    yield "no header", b"".join(lines[1:])
+    yield "half a header", lines[0][:25] + b"\n" + b"".join(lines[1:])
+    yield "empty lines", lines[0] + b"\n\n" + b"".join(lines[1:])
+    yield "a giant line", lines[0] + b"[" * 3_000_000 + b"\n" + b"".join(lines[1:])
+    yield "no UTF-8", lines[0] + b"\xff\xfe\x80\n" + b"".join(lines[1:])
+    yield "twice", whole + whole
+    yield "something else", b"PK\x03\x04" + bytes(range(256)) * 20
+    for name, value in {
+        "a list as a cell": {"cell": ["a"]},
+        "a number as a cell": {"cell": 7},
+        "no cell": {"values": [1]},
+        "text as about": {"about": "x"},
+    }.items():
+        yield name, lines[0] + _line(value) + b"".join(lines[1:])
+    yield "deep", lines[0] + _signed("[" * 100_000 + "]" * 100_000) + b"".join(lines[1:])
+    yield "a digest and no JSON", lines[0] + _signed('{"cell": }') + b"".join(lines[1:])
+    yield "settings of another type", _line({"journal": 1, "settings": [], "about": {}}) + b"".join(lines[1:])
+    yield "no about", _line({"journal": 1, "settings": {}}) + b"".join(lines[1:])
+    yield "a version that is no number", _line({"journal": [1], "settings": {}, "about": {}})
+
+
+def _signed(text):
+    """A line whose digest fits, whatever it says."""
+    digest = hashlib.blake2b(f"{text[:-1]}}}".encode(), digest_size=6).hexdigest()
+    return f'{text[:-1]},"digest":"{digest}"}}\n'.encode()
+
+
+def test_no_damage_is_taken_for_data_or_ends_in_another_error(run):
+    path = run / "journal.jsonl"
+    whole = path.read_bytes()
+    intact = read_journal(path)[1]
+    for name, data in _damages(whole):
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                _, records = read_journal(path)
+            except JournalError:
+                records = {}
+            assert records.items() <= intact.items(), name
+            try:
+                with Journal(run, SETTINGS, {"title": "é"}, resume=True) as journal:
+                    assert journal.records.items() <= intact.items(), name
+                    for cell in "abc":
+                        if cell not in journal.records:
+                            journal.append(record(cell))
+                assert canonical(read_journal(path)[1]) == canonical(intact), name
+            except JournalError:
+                continue
+
+
+def test_a_damaged_first_line_is_said_to_be_that(run):
+    path = run / "journal.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"seed", b"sEed", 1))
+    with pytest.raises(UnusableJournalError, match=r"first line of .* is damaged"):
+        read_journal(path)
+
+
+def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "journal.jsonl")
+    for read in (lambda: read_journal(tmp_path / "journal.jsonl"), lambda: Journal(tmp_path, {}, {}, resume=True)):
+        with pytest.raises(JournalError, match="is no file"):
+            read()
+
+
+def test_a_journal_that_vanishes_is_written_again_with_all_that_is_finished(run):
+    path = run / "journal.jsonl"
+    with Journal(run, SETTINGS, {"title": "é"}, resume=True) as journal:
+        shutil.rmtree(run)
+        with pytest.warns(RuntimeWarning, match="has been removed and is written again"):
+            journal.append(record("d"))
+        journal.append(record("e"))
+    assert list(read_journal(path)[1]) == ["a", "b", "c", "d", "e"]
+
+
+def test_a_file_that_takes_the_journals_place_is_left_alone(run):
+    path = run / "journal.jsonl"
+    with Journal(run, SETTINGS, {"title": "é"}, resume=True) as journal:
+        path.unlink()
+        path.write_text("mine")
+        with pytest.raises(JournalError, match="Another file has taken the place"):
+            journal.append(record("d"))
+    assert path.read_text() == "mine"
+
+
+def test_the_lock_of_a_process_that_was_killed_is_no_hindrance(run):
+    (run / "journal.jsonl.lock").write_text("left over")
+    with Journal(run, SETTINGS, {"title": "é"}, resume=True) as journal:
+        assert len(journal.records) == 3
+
+
+def test_a_read_only_folder_can_be_reported_and_not_written(small_disk, run):
+    disk = small_disk(100_000)
+    shutil.copy(run / "journal.jsonl", disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert len(read_journal(disk / "journal.jsonl")[1]) == 3
+    with pytest.raises(OutputError, match=r"cannot be written: Read-only file system\. Choose another place"):
+        Journal(disk, SETTINGS, {}, resume=True)
+
+
+def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(small_disk):
+    disk = small_disk(64 << 10)
+    with Journal(disk, SETTINGS, {}, resume=False) as journal:
+
+        def fill():
+            for index in range(200):
+                journal.append(record(f"cell {index}", values=[0.5] * 400))
+
+        with pytest.raises(OutputError, match=r"disk is full \(0\.0 MB are free .*go on with --resume"):
+            fill()
+        kept = len(journal.records)
+        assert kept
+    (disk / "journal.jsonl").rename(disk / "moved")
+    larger = small_disk(4 << 20)
+    shutil.copy(disk / "moved", larger / "journal.jsonl")
+    with Journal(larger, SETTINGS, {}, resume=True) as journal:
+        assert len(journal.records) == kept
+        journal.append(record("another"))
+
+
+def test_an_interrupt_while_a_line_is_written_leaves_no_half_of_it(run, monkeypatch):
+    path = run / "journal.jsonl"
+    before = path.read_bytes()
+    with Journal(run, SETTINGS, {"title": "é"}, resume=True) as journal:
+
+        def interrupted(handle):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                journal.append(record("d"))
+    assert path.read_bytes() == before
+
+
+def test_records_are_counted_without_being_read(run):
+    assert count_records(run / "journal.jsonl") == 3
+    assert count_records(run / "elsewhere") == 0
+
+
+def test_a_journal_that_is_killed_loses_nothing_that_was_kept():
+    kills, _, _ = kill_journal.run(8, seed=1)
+    assert kills == 8
