@@ -635,10 +635,16 @@ def test_threads_with_other_limits_do_not_disturb_each_other(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
+def test_a_picture_that_pil_opened_is_refused_before_it_is_decoded():
+    opened = Image.open(io.BytesIO(encode(random_pixels(10, 20))))
+    assert code_of(opened, max_pixels=199) == "TOO_LARGE"
+    assert read_image(opened, max_pixels=200).shape == (10, 20, 3)
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "7", True])
 def test_a_limit_must_be_a_number_of_pixels(limit):
     with pytest.raises(InvalidInputError, match="max_pixels="):
-        read_image(random_pixels(), max_pixels=limit)
+        read_image(encode(random_pixels()), max_pixels=limit)
 
 
 def test_ordinary_pictures_have_no_findings():

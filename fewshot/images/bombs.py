@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 
 from fewshot.errors import ImageError
@@ -16,10 +17,14 @@ _MAX_STRIPS = 1 << 18
 _MAX_SCANS = 200
 """Scans in a progressive JPEG; encoders write about ten. Each one costs as much time as the whole picture."""
 
+_MAX_SEGMENTS, _MAX_EXIF = 10_000, 100
+"""Segments before the first scan, and those of EXIF data among them: Pillow keeps the first, and joins the others."""
+
 _MAX_RUNS = 1 << 24
 """Pixels of a run-length encoded bitmap, which Pillow decodes in Python."""
 
 _STRIPS, _TILES = 273, 324
+_APP1 = 0xE1
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 
 
@@ -46,12 +51,12 @@ def refuse_bombs(content: bytes, max_pixels: int, name: str) -> None:
         ImageError: ``TOO_LARGE``.
     """
     # What cannot be read here is for the decoder to complain about.
+    for check in (_check_segments, _check_strips, _check_runs):
+        with contextlib.suppress(struct.error, BrokenTagsError):
+            check(content, name)
     with contextlib.suppress(struct.error, BrokenTagsError):
         for size in promised_sizes(content):
             check_size(size, max_pixels, name)
-    for check in (_check_strips, _check_scans, _check_runs):
-        with contextlib.suppress(struct.error, BrokenTagsError):
-            check(content, name)
 
 
 def _check_strips(content: bytes, name: str) -> None:
@@ -61,10 +66,13 @@ def _check_strips(content: bytes, name: str) -> None:
             raise ImageError("TOO_LARGE", name, f"a TIFF file of {strips} strips; save it as PNG, or with fewer")
 
 
-def _check_scans(content: bytes, name: str) -> None:
+def _check_segments(content: bytes, name: str) -> None:
     if not content.startswith(b"\xff\xd8"):
         return
-    segments = list(jpeg_segments(content))
+    segments = list(itertools.islice(jpeg_segments(content), _MAX_SEGMENTS + 1))
+    exif = sum(marker == _APP1 and content.startswith(b"Exif", at + 2) for marker, at in segments)
+    if len(segments) > _MAX_SEGMENTS or exif > _MAX_EXIF:
+        raise ImageError("TOO_LARGE", name, "a JPEG of too many segments before the picture; save it again")
     if not any(marker in _PROGRESSIVE for marker, _ in segments):
         return
     # Within a scan 0xFF is followed by 0 or a restart marker, so that these are the picture's end and its scans.

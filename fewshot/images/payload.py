@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewshot.errors import ImageError
+from fewshot.images.bombs import check_size
 from fewshot.images.exif import upright
 from fewshot.images.failures import decoding_error
 from fewshot.images.limits import byte_limit, pixel_limit
@@ -77,7 +78,7 @@ def read_payload(source: ImageLike, *, max_pixels: int | None = None) -> Payload
     elif isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
     elif isinstance(source, Image.Image):
-        content = _pixels_of(source, name)
+        content = _pixels_of(source, name, pixel_limit(max_pixels))
     elif isinstance(source, np.ndarray):
         content = array_to_rgb(source, name)
     elif callable(getattr(source, "load", None)):
@@ -112,11 +113,13 @@ def _load(source: LazyImage, name: str) -> bytes | NDArray[np.uint8]:
         raise decoding_error(error, name, b"") from error
 
 
-def _pixels_of(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _pixels_of(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ImageError("BAD_ARRAY", name, "has no pixels")
     try:
         # A picture that PIL has opened is read from its file only here, and can be as broken as any file.
+        if getattr(image, "tile", None):
+            check_size(image.size, max_pixels, name)
         image.load()
         return to_rgb(upright(image, from_file=False)[0], name)
     except ImageError:

@@ -26,6 +26,9 @@ class BrokenTagsError(ValueError):
     """A directory that cannot be read to its end."""
 
 
+_MAX_ENTRIES = 0xFFFF
+"""As many as a TIFF file can have; BigTIFF can count further."""
+
 _FORMATS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 
 
@@ -43,6 +46,8 @@ def first_directory(data: bytes, wanted: Container[int]) -> Iterator[Tag]:
     try:
         (start,) = struct.unpack_from(order + "Q", data, 8) if big else struct.unpack_from(order + "L", data, 4)
         (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+        if entries > _MAX_ENTRIES:
+            raise BrokenTagsError("too many entries")
         position, width, slot = start + (8 if big else 2), 20 if big else 12, 8 if big else 4
         for _ in range(entries):
             number, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHL"), data, position)

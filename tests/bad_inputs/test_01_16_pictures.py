@@ -388,6 +388,15 @@ def test_06_a_jpeg_of_thousands_of_scans_is_refused():
     assert time.perf_counter() - start < 0.5
 
 
+@pytest.mark.parametrize("segment", [jpeg_segment(0xE5, b""), jpeg_segment(0xE1, b"Exif\0\0" + bytes(9000))])
+def test_06_a_jpeg_of_too_many_segments_is_refused(segment):
+    content = encode(smooth_pixels(), "JPEG")
+    start = time.perf_counter()
+    assert refusal(content[:2] + segment * (40_000_000 // len(segment)) + content[2:]).code == "TOO_LARGE"
+    assert time.perf_counter() - start < 1
+    assert read_image(content[:2] + segment * 50 + content[2:]).shape == (48, 64, 3)
+
+
 def _runs(width, height, data):
     info = struct.pack("<LllHHLLllLL", 40, width, height, 1, 8, 1, 0, 0, 0, 4, 0)
     palette = bytes([0, 0, 250, 0, 0, 250, 0, 0, 250, 0, 0, 0, 9, 9, 9, 0])  # red, green, blue, grey as BGR
