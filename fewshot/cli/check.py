@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 _MOST_CLASSES = 12
 """Classes that a table shows; of more, the smallest and the largest say enough."""
 
+_USES = {
+    "fit": "training a classifier",
+    "test-set": "accuracy on a test set",
+    "cross-validation": "accuracy by cross-validation",
+    "episodes": "episodes of a benchmark",
+}
 _HEADINGS: tuple[tuple[Severity, str, str], ...] = (
     ("error", "Problems", "red"),
     ("warning", "Warnings", "yellow"),
@@ -67,13 +73,14 @@ def print_data(report: DataReport) -> None:
         if found:
             out.print(f"\n[bold {style}]{heading}[/bold {style}]")
         for one in found:
-            out.print(f"  [{style}]{one.code}[/{style}]  {escape(one.message)}", soft_wrap=True)
+            said = one.message.removeprefix(f"{one.code}: ").replace(f" [{one.code}]", "")
+            out.print(f"  [{style}]{one.code}[/{style}]  {escape(said)}", soft_wrap=True)
     if report.uses:
         out.print("\n[bold]Can be used for[/bold]")
-        width = max(len(use.name) for use in report.uses)
+        width = max(map(len, _USES.values()))
         for use in report.uses:
             mark = "[green]yes[/green]" if use.possible else "[red]no [/red]"
-            out.print(f"  {mark}  {use.name.ljust(width)}  [dim]{escape(use.reason)}[/dim]", soft_wrap=True)
+            out.print(f"  {mark}  {_USES[use.name].ljust(width)}  [dim]{escape(use.reason)}[/dim]", soft_wrap=True)
     out.print(f"\n{_conclusion(report)}")
 
 
@@ -81,6 +88,9 @@ def _in_words(part: SetReport) -> str:
     lost = part.n_given - part.n_used
     left_out = f", {lost} of {part.n_given} left out" if lost else ""
     classes = f"{len(part.classes)} class{'' if len(part.classes) == 1 else 'es'}"
+    counts = sorted(part.classes.values())
+    if len(counts) > _MOST_CLASSES:
+        classes += f" with {f'{counts[0]} to ' if counts[0] < counts[-1] else ''}{counts[-1]} images each"
     return f"{part.n_used} image{'' if part.n_used == 1 else 's'} of {classes}{left_out}: {part.source}"
 
 
@@ -94,9 +104,6 @@ def _print_classes(report: DataReport) -> None:
     parts = [part for part in (report.train, report.test) if part is not None]
     names = sorted({name for part in parts for name in part.classes})
     if len(names) > _MOST_CLASSES:
-        for part in parts:
-            counts = sorted(part.classes.values())
-            out.print(f"  {len(counts)} classes with {counts[0]} to {counts[-1]} images each")
         return
     table = Table(box=None, padding=(0, 2, 0, 2))
     table.add_column("class", overflow="fold")

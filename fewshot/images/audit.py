@@ -109,7 +109,11 @@ def survey(dataset: ImageDataset, *, strict: bool = False, progress: OnProgress 
     part = _only(dataset, kept)
     pairs = [pair for pair in near_pairs(prints) if _means(pair, part.labels)]
     runs = frame_runs(part.names, part.labels, prints)
-    findings += [*_near_findings(part, pairs), *_frame_findings(part, runs)]
+    videos = _frame_findings(part, runs)
+    # That frames of a video are near-duplicates goes without saying.
+    told = [set(video.images) for video in videos]
+    findings += [one for one in _near_findings(part, pairs) if not any(run.issuperset(one.images) for run in told)]
+    findings += videos
     links = [(pair.first, pair.second) for pair in pairs]
     links += [(run.members[0], other) for run in runs for other in run.members[1:]]
     groups = connected(len(kept), links)

@@ -59,7 +59,10 @@ class SetReport:
 
 @dataclass(frozen=True)
 class Use:
-    """Something that the images may be used for: whether they can, and why, or why not."""
+    """Something that the images may be used for: whether they can, and why, or why not.
+
+    ``name`` is ``"fit"``, ``"test-set"`` or ``"cross-validation"`` (an accuracy by it), or ``"episodes"``.
+    """
 
     name: str
     possible: bool
@@ -198,23 +201,23 @@ def _uses(train: AuditedDataset, test: AuditedDataset | None, findings: Sequence
     """Tell what the images can be used for: training, both kinds of accuracy, episodes."""
     stops = list(dict.fromkeys(finding.code for finding in findings if finding.severity == "error"))
     if stops:
-        names = ("train a classifier", "accuracy by cross-validation", "episodes of a benchmark")
+        names = ("fit", "cross-validation", "episodes")
         return [Use(name, False, f"first mend {', '.join(stops)}") for name in names]
-    uses = [Use("train a classifier", True, "every class has an image")]
+    uses = [Use("fit", True, "every class has an image")]
     if test is not None and len(test.dataset):
-        uses.append(Use("accuracy on a test set", True, f"{len(test.dataset)} test images"))
+        uses.append(Use("test-set", True, f"{len(test.dataset)} test images"))
     units = units_per_class(train.dataset.labels, train.groups)
     single = [name for name, n in units.items() if n < 2]
     if single:
         why = f"needs 2 images of every class that are not versions of one picture; {shortened(single)} has 1"
-        uses.append(Use("accuracy by cross-validation", False, why.replace("has", "have") if len(single) > 1 else why))
+        uses.append(Use("cross-validation", False, why.replace("has", "have") if len(single) > 1 else why))
     else:
-        uses.append(Use("accuracy by cross-validation", True, f"{min(MAX_FOLDS, *units.values())} folds"))
+        uses.append(Use("cross-validation", True, f"{min(MAX_FOLDS, *units.values())} folds"))
     fewest = min(train.dataset.counts().values())
     if fewest < 2:
         why = "needs 2 images of every class: one to learn from, one to ask about"
-        uses.append(Use("episodes of a benchmark", False, why))
+        uses.append(Use("episodes", False, why))
     else:
         why = f"up to {fewest - 1} training images per class, and one to ask about"
-        uses.append(Use("episodes of a benchmark", True, why))
+        uses.append(Use("episodes", True, why))
     return uses
