@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from PIL import Image
 import fewshot
 from fewshot import ImageDataset
 from fewshot.cli import main
+from fewshot.journal import count_records
+from tests import processes
 
 
 @pytest.fixture
@@ -311,3 +314,114 @@ def test_what_compare_suggests_can_be_run(run, fruit_folder, tmp_path):
     arguments = [{"MODEL": str(tmp_path / "model"), "NAME": "prototypical"}.get(word, word) for word in command[1:]]
     assert run(*arguments)[0] == 0
     assert fewshot.load(tmp_path / "model").random_state == 3
+
+
+def grow(disk, size):
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+SMALL = ("--strategies", "prototypical,linear-probe-heavy", "--views", 1)
+
+
+def test_a_comparison_whose_report_does_not_fit_is_printed_kept_and_written_later(run, fruit_folder, small_disk):
+    disk = small_disk(80_000)
+    command = ("compare", fruit_folder, *SMALL, "--out", disk)
+    code, printed, errors = run(*command)
+    assert code == 1
+    assert "prototypical" in printed
+    assert "report.html (0." in errors
+    assert "the disk is full" in errors
+    assert "the same command writes the report without computing them again" in errors
+    assert not (disk / "report.html").exists()
+    assert (disk / "compare-journal.jsonl").exists()
+    code, printed, _ = run(*command, "--json")
+    assert code == 1
+    assert json.loads(printed)["summary"]
+    grow(disk, 4_000_000)
+    code, _, errors = run(*command)
+    assert code == 0
+    assert "2 of 2 cells are finished" in errors
+    assert sorted(path.name for path in disk.iterdir()) == ["report.html", "report.json", "report.md"]
+
+
+def test_a_comparison_whose_cells_cannot_be_kept_says_how_to_go_on(run, fruit_folder, small_disk):
+    disk = small_disk(4096)
+    code, printed, errors = run("compare", fruit_folder / "train", *SMALL, "--repeats", 6, "--out", disk)
+    assert (code, printed) == (1, "")
+    assert "compare-journal.jsonl cannot be written: the disk is full (0.0 MB are free in" in errors
+    assert "Cells that are finished are kept: go on with the same command." in errors
+    assert count_records(disk / "compare-journal.jsonl") > 0
+
+
+def test_a_benchmark_whose_report_does_not_fit_is_printed_and_written_later(run, fruit_folder, small_disk):
+    disk = small_disk(60_000)
+    code, printed, errors = run(
+        "bench", fruit_folder / "train", "--ways", 2, "--shots", 1, "--queries", 1, "--episodes", 20,
+        "--strategies", "prototypical,knn", "--out", disk,
+    )  # fmt: skip
+    assert code == 1
+    assert "prototypical" in printed
+    assert "the disk is full" in errors
+    assert errors.strip().splitlines()[-1].strip() == shlex.join(["fewshot", "report", str(disk)])
+    grow(disk, 4_000_000)
+    assert run("report", disk)[0] == 0
+    assert (disk / "report.html").exists()
+
+
+def test_a_sheet_or_a_photo_that_does_not_fit_is_an_error_and_leaves_nothing(run, two_fruits, tmp_path, small_disk):
+    disk, photo = small_disk(8192), tmp_path / "photo.jpg"
+    photo.write_bytes(two_fruits[0].sources[0])
+    code, _, errors = run("augment", photo, "-o", disk / "sheet.png", "--size", 64)
+    assert code == 1
+    assert re.search(r"sheet\.png \(0\.\d MB\) cannot be written: the disk is full \(0\.0 MB are free in", errors)
+    code, _, errors = run("demo", "--out", disk / "demo")
+    assert code == 1
+    assert "MB) cannot be written: the disk is full" in errors
+    assert list(disk.iterdir()) == []
+
+
+def test_a_folder_that_got_no_results_is_taken_away_again(run, fruit_folder, tmp_path):
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "a" / "b", tmp_path / "there"):
+        assert run("compare", tmp_path / "missing", "--out", out)[0] == 1
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "there").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [("strategies",), ("strategies", "--json"), ("--help",)])
+def test_standard_output_that_cannot_be_written_is_an_error(arguments):
+    with open("/dev/full", "w") as full:
+        code, _, errors = processes.run(*arguments, stdout=full)
+    assert (code, errors) == (1, "Error: Standard output cannot be written: No space left on device.\n")
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly():
+    process = processes.start("strategies", "--json")
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)
+    process.stderr.close()
+
+
+def test_closed_standard_files_are_no_hindrance(tmp_path):
+    command = shlex.join([sys.executable, "-m", "fewshot", "strategies", "--json"])
+    done = subprocess.run(["sh", "-c", f"{command} >&- 2>&- <&-"], check=False)
+    assert done.returncode == 0
+
+
+def test_warnings_are_sentences():
+    program = (
+        "import sys, warnings, fewshot.cli as cli\nsys.argv = ['fewshot']\n"
+        "cli._call = lambda: warnings.warn('Look out.', RuntimeWarning, stacklevel=1)\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "Warning: Look out.\n")
+
+
+def test_the_command_to_go_on_is_the_one_that_was_given(monkeypatch):
+    from fewshot.cli import command_line
+
+    monkeypatch.setattr(sys, "argv", ["/bin/fewshot", "bench", "a b", "--", "-x"])
+    assert command_line("--resume") == "fewshot bench --resume 'a b' -- -x"
+    monkeypatch.setattr(sys, "argv", ["/x/fewshot/__main__.py", "bench", "--resume"])
+    assert command_line("--resume") == "python -m fewshot bench --resume"
