@@ -245,7 +245,7 @@ def test_50_bench_keeps_finished_cells_and_the_command_it_prints_goes_on(engine,
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_50_fit_leaves_no_half_model(number, photos, tmp_path):
     store = {"env": {"FEWSHOT_CACHE": str(tmp_path / "cache")}}
-    process = start("fit", photos, "-o", tmp_path / "model", "--views", 64, **store)
+    process = start("fit", photos, "-o", tmp_path / "model", "--views", 24, **store)
     wait_until(lambda: (tmp_path / "cache").exists(), process)
     process.send_signal(number)
     code, _, errors = finish(process)
@@ -259,7 +259,7 @@ def test_50_fit_leaves_no_half_model(number, photos, tmp_path):
 
 def test_50_predict_has_printed_what_it_says_it_has(photos, tmp_path):
     assert run("fit", photos, "-o", tmp_path / "model", "--augmentation", "none")[0] == 0
-    many = make_pictures(tmp_path / "many", classes=2, per_class=700, side=16, seed=5)
+    many = make_pictures(tmp_path / "many", classes=2, per_class=400, side=16, seed=5)
     with open(tmp_path / "rows.csv", "w") as rows:
         process = start("predict", tmp_path / "model", many, "--csv", stdout=rows)
         wait_until(lambda: lines(tmp_path / "rows.csv") > 1, process)
