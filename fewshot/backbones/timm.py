@@ -181,7 +181,9 @@ class _MissingKeys(logging.Handler):
 def _unknown(name: str, also_known: Sequence[str]) -> UnknownNameError:
     import timm
 
-    error = unknown_name("backbone", name, [*also_known, *timm.list_models(pretrained=True)])
+    known = timm.list_models(pretrained=True)
+    # People write architectures; timm lists them with the names of their weights.
+    error = unknown_name("backbone", name, {*also_known, *known, *(tagged.partition(".")[0] for tagged in known)})
     guess = str(error).split(" Available:")[0]
     return UnknownNameError(
         f"{guess} Packaged: {', '.join(also_known)}; or any pretrained timm model (timm.list_models(pretrained=True)), "

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from fewshot.errors import WeightsNotFoundError
 
@@ -132,20 +133,20 @@ def _from_hub(repository: str, file: str) -> Path:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub's host takes connections: its client would retry for most of a minute to find that it does not.
+    """Whether the hub's host, or the proxy before it, takes connections: its client would try for most of a minute.
 
     A resolver without a network can block as well, so it is asked in a thread that nobody waits for.
     """
     from huggingface_hub import constants
 
-    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    address = urlsplit(constants.ENDPOINT)
+    hub = urlsplit(constants.ENDPOINT)
+    proxy = None if proxy_bypass(hub.hostname or "") else getproxies().get(hub.scheme) or getproxies().get("all")
+    address = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else hub
+    port = address.port or (443 if address.scheme == "https" else 80)
     answered = threading.Event()
 
     def connect() -> None:
         with contextlib.suppress(OSError):
-            port = address.port or (80 if address.scheme == "http" else 443)
             socket.create_connection((address.hostname or "", port), timeout=_PATIENCE).close()
             answered.set()
 

