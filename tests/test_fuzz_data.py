@@ -27,7 +27,7 @@ from fewshot.images.sources import load_dataset, load_splits, load_train_and_tes
 
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("short", max_examples=60, deadline=None, suppress_health_check=_CHECKS, derandomize=True)
-settings.register_profile("long", max_examples=20_000, deadline=None, suppress_health_check=_CHECKS)
+settings.register_profile("long", max_examples=5_000, deadline=None, suppress_health_check=_CHECKS)
 profile = settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 # --- names
