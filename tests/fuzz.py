@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import random
 import re
@@ -29,7 +30,8 @@ from typing import Any
 import numpy as np
 
 try:
-    import atheris
+    # It changes what is imported under it, so only for the command.
+    atheris = importlib.import_module("atheris") if __name__ == "__main__" else None
 except ImportError:
     atheris = None
 
