@@ -589,6 +589,26 @@ def test_what_is_no_size_is_refused(text):
         parse_size(text)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_damaged_index_never_gives_a_wrong_vector_and_mends_as_it_is_used(path):
+    stored = vectors(20)
+    FeatureStore(path).put(stored)
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_features_1'"
+        (page,) = connection.execute(query).fetchone()
+    content = path.read_bytes()
+    start, lost = 4096 * (page - 1), 0
+    for position in [*range(start, start + 50, 2), *range(start + 4096 - 600, start + 4096, 31)]:
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :])
+        for _ in range(3):
+            found = FeatureStore(path).get(list(stored))
+            assert_same(found, {key: stored[key] for key in found})
+            lost += len(found) < 20
+            FeatureStore(path).put({key: vector for key, vector in stored.items() if key not in found})
+        assert_same(FeatureStore(path).get(list(stored)), stored)
+    assert lost > 10
+
+
 def test_two_who_find_the_file_damaged_make_it_anew_once(path):
     for attempt in range(5):
         stored, fresh = vectors(200, 64), vectors(8, 64, seed=9)

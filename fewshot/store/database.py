@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -141,12 +141,19 @@ def rows_of(vectors: Mapping[bytes, NDArray[np.float32]], made_by: str) -> list[
     return rows
 
 
-def insert(database: sqlite3.Connection, rows: Iterable[Row], *, replace: bool) -> None:
+def insert(database: sqlite3.Connection, rows: Sequence[Row], *, replace: bool) -> None:
     """Write rows; within a transaction. A row of the same key is replaced, or kept."""
     what = "REPLACE" if replace else "IGNORE"
     # One of the two words above.
     query = f"INSERT OR {what} INTO features (used, made_by, key, digest, vector) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
     database.executemany(query, rows)
+
+
+def damage(reason: str) -> sqlite3.DatabaseError:
+    """Make the error that SQLite raises for a damaged file, for damage that it does not see."""
+    error = sqlite3.DatabaseError(reason)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def evict(database: sqlite3.Connection, *, wanted: int, budget: int, most: int) -> bool:

@@ -203,11 +203,11 @@ def _remove_damaged_rows(path: Path) -> int:
     with gate(path), db.opened(path) as database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'features'").fetchone():
             if database.execute("SELECT 1 FROM sqlite_master").fetchone():
-                raise _damaged("its table is missing")
+                raise db.damage("its table is missing")
             return 0
         (answer,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if answer != "ok":
-            raise _damaged(str(answer))
+            raise db.damage(str(answer))
     count, last = 0, -(1 << 63)
     while True:
         # Rows are read in short transactions: a long one would let the log grow.
@@ -222,12 +222,6 @@ def _remove_damaged_rows(path: Path) -> int:
         if not rows:
             return count
         count, last = count + len(bad), rows[-1][0]
-
-
-def _damaged(reason: str) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(reason)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
 
 
 def _makers(database: sqlite3.Connection) -> list[Maker]:
