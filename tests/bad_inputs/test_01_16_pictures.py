@@ -123,9 +123,10 @@ def test_02_where_nothing_is_left_there_is_no_part_either(format_):
 
 
 def test_02_a_broken_picture_is_no_part_of_one():
-    content = bytearray(encode(random_pixels(40, 50)))
-    start = content.index(b"IDAT") + 6
-    content[start : start + 300] = b"\xff" * 300
+    # Some rows decode before the damage.
+    content = bytearray(encode(random_pixels(200, 200)))
+    middle = len(content) // 2
+    content[middle : middle + 300] = b"\xff" * 300
     assert refusal(bytes(content), partial=True).code == "CORRUPT"
 
 
@@ -188,8 +189,7 @@ def _avif_bomb():
     return bytes(content)
 
 
-def _icon_bomb():
-    inner = png(30_000, 30_000)
+def _icon_bomb(inner):
     return struct.pack("<HHHBBBBHHLL", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inner), 22) + inner
 
 
@@ -229,7 +229,8 @@ BOMBS = {
     "PPM": lambda: b"P6 30000 30000 255\n",
     "PPM of plain text": lambda: b"P3\n99999999999 99999999999\n255\n",
     "JPEG 2000 codestream": _jpeg2000_bomb,
-    "icon": _icon_bomb,
+    "icon": lambda: _icon_bomb(png(30_000, 30_000)),
+    "icon of a bitmap": lambda: _icon_bomb(struct.pack("<LllHHLLLLLL", 40, 30_000, 60_000, 1, 24, *[0] * 6)),
 } | ({"AVIF": _avif_bomb} if features.check("avif") else {})
 
 
@@ -792,6 +793,17 @@ def test_15_metadata_that_keeps_a_jpeg_from_opening_is_left_out():
     photoshop = with_segment(plain, 0xED, b"Photoshop 3.0\x008BIM\x03\xed")
     for content in (broken, photoshop):
         np.testing.assert_array_equal(read_image(content), read_image(plain))
+    # What tells how colours are stored stays: here that they are RGB, which the components' names would tell as well.
+    named = encode(smooth_pixels(), "JPEG", keep_rgb=True, subsampling=0)
+    assert b"Adobe" in named
+    plain = bytearray(named)
+    for at, step in ((named.index(b"\xff\xc0") + 10, 3), (named.index(b"\xff\xda") + 5, 2)):
+        plain[at], plain[at + step], plain[at + 2 * step] = 1, 2, 3
+    plain = bytes(plain)
+    np.testing.assert_array_equal(read_image(plain), read_image(named))
+    broken = with_segment(plain, 0xED, b"Photoshop 3.0\x008BIM\x03\xed")
+    assert "BAD_METADATA" in findings_of(broken)
+    np.testing.assert_array_equal(read_image(broken), read_image(plain))
 
 
 def test_15_an_orientation_that_says_nothing_is_not_broken():
