@@ -64,7 +64,7 @@ def fit_folder(directory: Path, output: Path, *, parameters: dict[str, Any], str
 
 
 def predict_images(
-    model: Path, images: Sequence[Path], *, strict: bool = False
+    model: Path, images: Sequence[Path], *, strict: bool = False, backbone: str | None = None
 ) -> tuple[list[str], Iterator[Outcome], list[Finding]]:
     """Load a model and predict images block by block, so that memory does not grow with their number.
 
@@ -72,6 +72,7 @@ def predict_images(
         model: a model folder.
         images: image files, and folders of them.
         strict: raise at the first unreadable image.
+        backbone: see :func:`fewshot.load`.
 
     Returns:
         Class names, one outcome per image, in order, and what was left out of the folders.
@@ -80,7 +81,7 @@ def predict_images(
         ModelFileError: the folder is no model.
         DatasetError: a folder without images; with ``strict``, one with files or folders that cannot be read.
     """
-    classifier = load(model)
+    classifier = load(model, backbone=backbone)
     files: list[str] = []
     findings: list[Finding] = []
     for path in images:

@@ -205,6 +205,9 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Folder that `fewshot fit` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every class's probability.")] = False,
+    backbone: Annotated[
+        str | None, typer.Option(help="Where its backbone is, for a model whose backbone is a folder or on the hub.")
+    ] = None,
     strict: Strict = False,
     json: Json = False,
 ) -> None:
@@ -217,7 +220,7 @@ def predict(
 
     if csv and json:
         raise InvalidInputError("Give either --csv or --json.")
-    classes, outcomes, findings = predict_images(model, images, strict=strict)
+    classes, outcomes, findings = predict_images(model, images, strict=strict, backbone=backbone)
     outcomes = _noted(outcomes, finished)
     predicted: list[Any] = []
     failed: list[Any] = []

@@ -183,6 +183,20 @@ def test_45_an_older_schema_is_migrated(tmp_path):
     np.testing.assert_array_equal(answers(fewshot.load(folder), "ridge"), answers(classifier, "ridge"))
 
 
+def test_44_a_backbone_that_is_a_place_is_fetched_only_when_the_user_names_it(two_fruits, tmp_path, command):
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", pretrained=False, num_classes=7)
+    timm.models.save_for_hf(network, tmp_path / "net", model_config={"num_classes": 7}, safe_serialization=True)
+    spec = f"local-dir:{tmp_path / 'net'}"
+    FewShotClassifier(backbone=spec, augmentation="none").fit(two_fruits[0]).save(tmp_path / "model")
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(two_fruits[1].sources[0])
+    code, said = command("predict", tmp_path / "model", photo)
+    assert code == 1
+    assert "--backbone" in said
+    assert command("predict", tmp_path / "model", photo, "--backbone", spec)[0] in (None, 0)
+
+
 HUGE = {
     "class_dtype": {"class_dtype": "<U1000000000"},
     "many classes of long names": {"class_dtype": "<U99999", "classes": [f"{i:06}" for i in range(20_000)]},
