@@ -6,9 +6,9 @@
     python benchmarks/near_duplicates.py --scale 10000   # time and memory of the search among so many pictures
 
 ``DATA`` holds data sets, each in a folder of its own: with train and test folders in it, or as ``leaves:`` understands
-them (every folder that holds images is a class). The demo's fruits are added. Of each set 100 images are changed in each
-way, and looked for among the 100 originals. Pairs are also looked for among all images of a set as it is: photographs of
-one shelf taken twice may be among them, so look at them (``--show``) before calling them false.
+them (every folder that holds images is a class). The demo's fruits are added. Of each set 100 images are changed in
+each way, and looked for among the 100 originals. Pairs are also looked for among all images of a set as it is:
+photographs of one shelf taken twice may be among them, so look at them (``--show``) before calling them false.
 """
 
 from __future__ import annotations
