@@ -3,6 +3,8 @@
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +49,15 @@ def _hang(path):
     time.sleep(600)
 
 
+def _spin(path):
+    while True:
+        pass
+
+
+def _wait_for_a_child(path):
+    subprocess.run([sys.executable, "-c", "while True: pass"])
+
+
 def _crash(path):
     ctypes.string_at(0)
 
@@ -75,6 +86,8 @@ _DEEDS = {
     "run out": _run_out,
     "take": _take,
     "hang": _hang,
+    "spin": _spin,
+    "wait for a child": _wait_for_a_child,
     "crash": _crash,
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda _: os._exit(3),

@@ -27,6 +27,8 @@ from pathlib import Path
 
 _EXPECTED = ("decoded", "refused")
 _START_SECONDS = 60
+_PATIENCE = 6
+"""So many times a file's limit may pass while its process does not compute."""
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -72,7 +74,7 @@ class Worker:
             process.stdin.write(json.dumps(path).encode() + b"\n")
             process.stdin.flush()
         # A new process has to import everything first.
-        answer = self._answer(process, self.seconds + (_START_SECONDS if fresh else 0))
+        answer = _answer(process, self.seconds + (_START_SECONDS if fresh else 0))
         if answer is not None:
             return Outcome(path, **answer)
         seconds = time.monotonic() - start
@@ -84,7 +86,9 @@ class Worker:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            # With the processes that it may have started.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             for stream in (self._process.stdin, self._process.stdout):
                 with contextlib.suppress(OSError):
@@ -95,22 +99,53 @@ class Worker:
         # One thread each: thread pools take address space, and the limit is one of that.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment, cwd=_ROOT
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            cwd=_ROOT,
+            start_new_session=True,
         )
 
-    @staticmethod
-    def _answer(process: subprocess.Popen[bytes], seconds: float) -> dict | None:
-        line, deadline = b"", time.monotonic() + seconds
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+
+def _answer(process: subprocess.Popen[bytes], seconds: float) -> dict | None:
+    """Wait for a worker's line; ``None`` once it has computed, or slept, for too long, or is dead."""
+    line, start, computed = b"", time.monotonic(), _computed([process.pid])
+    while not line.endswith(b"\n"):
+        if not select.select([process.stdout], [], [], seconds / 4)[0]:
+            # On a busy machine a process may wait for its turn: that is no fault of the file.
+            worked = _computed(_session(process.pid)) - computed
+            if worked > seconds or time.monotonic() - start > _PATIENCE * seconds:
                 return None
-            block = os.read(process.stdout.fileno(), 1 << 16)
-            if not block:
-                process.wait()
-                return None
-            line += block
-        return json.loads(line)
+            continue
+        block = os.read(process.stdout.fileno(), 1 << 16)
+        if not block:
+            process.wait()
+            return None
+        line += block
+    return json.loads(line)
+
+
+def _computed(pids: Iterable[int]) -> float:
+    """Seconds of processor time that processes, and the children that they have waited for, have used."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, _stat(pid)[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _session(leader: int) -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and int(_stat(int(name))[3]) == leader:
+                yield int(name)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of a process's status from the third on: the second, its name, may have spaces in it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _death(code: int) -> str:
@@ -144,7 +179,7 @@ def sweep(
         paths: of the files.
         jobs: processes at a time.
         memory: MiB that a file may take.
-        seconds: that a file may take.
+        seconds: of processor time that a file may take; six times as many on the clock.
         reader: ``module:function`` that is given a path instead of the package's reader.
         progress: say on standard error how far it is.
     """
@@ -215,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", nargs="+", help="every file below it is read")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--memory", type=int, default=2048, metavar="MIB", help="limit for each file (2048)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="limit for each file (20)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of processor time for each file (20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there")
     parser.add_argument("--list", type=int, default=20, metavar="N", help="faults to name (20)")
     parser.add_argument("--reader", metavar="MODULE:FUNCTION", help="try this instead of the package's reader")

@@ -32,6 +32,8 @@ def noticed(tmp_path_factory):
         "run out",
         "take",
         "hang",
+        "spin",
+        "wait for a child",
         "crash",
         "kill",
         "exit",
@@ -40,7 +42,7 @@ def noticed(tmp_path_factory):
     for number, deed in enumerate(deeds):
         (folder / f"{number:02}-{deed}").write_text(deed)
         (folder / f"{number:02}-then").write_text("good")
-    outcomes = sweep.sweep(sweep.files_in([folder]), jobs=2, memory=256, seconds=1.5, reader=FAULTY)
+    outcomes = sweep.sweep(sweep.files_in([folder]), jobs=2, memory=256, seconds=0.5, reader=FAULTY)
     assert len(outcomes) == 2 * len(deeds)
     return {
         outcome.path.rpartition("/")[2][3:]: outcome for outcome in outcomes if not outcome.path.endswith("-then")
@@ -63,7 +65,9 @@ def noticed(tmp_path_factory):
         ("raise", "exception", "KeyError"),
         ("run out", "out of memory", "memory"),
         ("take", "exception", "MemoryError"),
-        ("hang", "hang", "1.5 s"),
+        ("hang", "hang", "0.5 s"),
+        ("spin", "hang", "0.5 s"),
+        ("wait for a child", "hang", "0.5 s"),
         ("crash", "crash", "SIGSEGV"),
         ("kill", "crash", "SIGKILL"),
         ("exit", "crash", "exit code 3"),
@@ -88,10 +92,10 @@ def test_what_libraries_print_is_kept_and_disturbs_nothing(noticed):
 
 def test_the_report_counts_everything_and_names_the_faults(noticed):
     said = sweep.report([*noticed[0].values(), *noticed[1]], listed=3)
-    assert "decoded                                20" in said
+    assert "decoded                                22" in said
     assert "refused                                 1" in said
-    assert "anything else                          15" in said
-    assert "and 12 more" in said
+    assert "anything else                          17" in said
+    assert "and 14 more" in said
     assert "02-no array: wrong result" in said
 
 
