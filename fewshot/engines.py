@@ -208,11 +208,13 @@ class RayEngine:
 
     def close(self) -> None:
         """See :class:`Engine`."""
+        if self._started:
+            # Its workers go with it; killed one by one, they would be mourned on standard output.
+            self._ray.shutdown()
+            return
         for worker in self._workers:
             with contextlib.suppress(Exception):
                 self._ray.kill(worker)
-        if self._started:
-            self._ray.shutdown()
 
 
 def _first(error: BaseException) -> str:

@@ -22,13 +22,18 @@ def main() -> None:
     # Spinning threads collapse when a core is busy; this must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     plain = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    warnings.formatwarning = _in_words
     try:
         with interrupts.orderly():
             code = _run_to_the_end()
     finally:
         warnings.formatwarning = plain
     raise SystemExit(code)
+
+
+def _in_words(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Show a warning; what libraries say of work that was cut off is of no use to who asked for that."""
+    return "" if interrupts.received() else f"Warning: {message}\n"
 
 
 def command_line(*more: str) -> str:
