@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,35 +13,14 @@ from numpy.typing import NDArray
 from fewshot.augment import Policy
 from fewshot.backbones import load_backbone
 from fewshot.backbones.base import Backbone
+from fewshot.events import Event as Event
+from fewshot.events import OnEvent as OnEvent
 from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.reader import ImageLike
 from fewshot.report.model import Result
 from fewshot.threads import single_thread
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something to tell whoever waits.
-
-    Attributes:
-        kind: ``"progress"`` (``done`` of ``total``), ``"history"`` (a line of a training curve in ``row``),
-            ``"finished"`` (a strategy is done), or ``"note"`` (a sentence for people).
-        subject: what is being computed, the strategy, or the sentence.
-        done: units done.
-        total: units in all.
-        row: the line of the training curve.
-    """
-
-    kind: str
-    subject: str
-    done: int = 0
-    total: int = 0
-    row: HistoryRow | None = None
-
-
-OnEvent: TypeAlias = "Callable[[Event], None]"
 
 
 @dataclass(frozen=True)

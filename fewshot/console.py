@@ -27,7 +27,7 @@ from rich.text import Text
 from fewshot.noise import kept_off_terminal
 
 if TYPE_CHECKING:
-    from fewshot.cells import Event
+    from fewshot.events import Event
     from fewshot.report.benchmark import BenchmarkReport
     from fewshot.report.benchmark_findings import Findings
     from fewshot.report.model import Report

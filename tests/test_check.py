@@ -311,3 +311,13 @@ def test_a_report_is_short_where_a_notebook_shows_it(tmp_path):
     report = describe(audit(ImageDataset.from_folder(make(tmp_path, {"cat": 2, "dog": 2}))))
     assert isinstance(report, DataReport)
     assert repr(report) == "<DataReport: good>"
+
+
+def test_the_command_loads_no_network_library(tmp_path):
+    make(tmp_path, {"cat": 2, "dog": 2})
+    code = (
+        "import sys\nfrom fewshot.cli.root import app\n"
+        f"try:\n    app(['check', {str(tmp_path)!r}])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert not {'torch', 'timm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

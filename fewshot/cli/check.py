@@ -41,8 +41,8 @@ def check(
 
     Exit codes: 0 fine, or warnings only; 1 training would stop, or with --strict any warning.
     """
-    from fewshot.cells import Event
     from fewshot.console import Watcher, print_json
+    from fewshot.events import Event
     from fewshot.images.check import check as run
 
     with Watcher(quiet=json) as watcher:
