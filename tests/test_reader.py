@@ -661,6 +661,15 @@ def test_a_file_may_have_several_findings(tmp_path):
     assert all(finding.images == (str(path),) and str(path) in finding.message for finding in findings)
 
 
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 1, 2**40])
+def test_a_directory_beyond_every_file_is_an_image_error(offset):
+    content = b"II+\0\x08\0\0\0" + offset.to_bytes(8, "little") + bytes(40)
+    assert code_of(content) in {"CORRUPT", "NOT_AN_IMAGE", "TRUNCATED"}
+    # The same as EXIF data costs only the metadata.
+    findings = examine(read_payload(with_segment(encode(smooth_pixels(), "JPEG"), 0xE1, b"Exif\0\0" + content)))[1]
+    assert [finding.code for finding in findings] == ["BAD_METADATA"]
+
+
 def test_what_pillow_warns_of_does_not_cost_a_picture():
     # A resolution of two values where there is to be one; here every warning is an error.
     entries = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 4, 1, 8), (259, 4, 1, 1), (262, 4, 1, 1), (273, 4, 1, 200)]
