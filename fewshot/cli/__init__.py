@@ -6,11 +6,12 @@ it: 130 after Ctrl-C, 143 after SIGTERM, 141 where nobody reads the output any l
 
 from __future__ import annotations
 
+import atexit
 import os
 import shlex
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 from fewshot import interrupts
 
@@ -53,12 +54,19 @@ def _run_to_the_end() -> int:
             number = interrupts.received()
             if number:
                 standard.say_last(interrupts.farewell(number))
-                code = 128 + number
             sys.stdout.flush()
+            if number:
+                _leave(128 + number)
         except SystemExit:
             # Which went first, the work or the reader, makes no difference to the work.
             code = code or standard.READER_GONE
     return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End after a signal: libraries tidy up, but nobody waits for seconds while Python gives memory back bit by bit."""
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _run() -> int:
