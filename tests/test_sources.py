@@ -120,7 +120,7 @@ def test_leaf_folders_are_classes(tmp_path):
     skipped, loose = dataset.findings
     assert (skipped.code, skipped.images) == ("SKIPPED_FILES", (str(folder / "Latin" / "notes.txt"),))
     assert (loose.code, loose.images) == ("LOOSE_IMAGES", (str(folder / "stray.png"),))
-    assert "1 images outside any class folder were left out." in dataset.notes
+    assert loose.message.startswith("1 image outside any class folder was left out")
     assert dataset_name(f"leaves:{folder}/") == "letters"
 
 

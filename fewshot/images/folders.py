@@ -16,7 +16,7 @@ from fewshot.errors import DatasetError
 from fewshot.images.findings import Finding
 from fewshot.images.labels import show
 from fewshot.images.paths import scan_path, stat_path
-from fewshot.images.tree import File, Folder, LeftOut, is_archive_name, is_ignored, join
+from fewshot.images.tree import File, Folder, LeftOut, is_archive_name, is_ignored, join, skipped_files
 
 
 class DiskTree:
@@ -85,8 +85,7 @@ def find_images(root: str | os.PathLike[str]) -> tuple[list[str], list[Finding]]
     files = tree.walk(tree.root, left)
     findings = left.findings()
     if others := tuple(file.path for file in files if not file.is_image):
-        said = f"{len(others)} files in {show(tree.root.path)} have no image suffix and were left out."
-        findings.append(Finding("SKIPPED_FILES", said, others, "warning"))
+        findings.append(skipped_files(others, tree.root.path))
     images = [file.path for file in files if file.is_image]
     if not images:
         hints = "".join(f" {finding.message}" for finding in findings if finding.severity != "info")

@@ -17,7 +17,7 @@ from fewshot.errors import DatasetError
 from fewshot.images.findings import Finding
 from fewshot.images.labels import Labels, show
 from fewshot.images.reader import ImageLike
-from fewshot.images.tree import File, Folder, LeftOut, Tree, holding_images, is_archive_name, join, listing
+from fewshot.images.tree import File, Folder, LeftOut, Tree, counted, join, listing, loose_images, skipped_files
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -129,10 +129,11 @@ def beside_splits(layout: Layout) -> list[Finding]:
     images = tuple(file.path for file in layout.files if file.is_image)
     findings = []
     if others:
-        said = f"{len(others)} folders beside the splits were left out: {listing(others)}."
+        were = "was" if len(others) == 1 else "were"
+        said = f"{counted(len(others), 'folder')} beside the splits {were} left out: {listing(others)}."
         findings.append(Finding("SKIPPED_FOLDERS", said, others, "warning"))
     if images:
-        findings.append(_loose(images))
+        findings.append(loose_images(images))
     return [*findings, *_unsuffixed(layout.folder, layout.files)]
 
 
@@ -181,7 +182,7 @@ def _collect(tree: Tree, top: Folder, folders: Sequence[Folder], files: Sequence
         sources += [file.source for file in images]
         labels += [_label(folder.name, names)] * len(images)
     loose = tuple(file.path for file in files if file.is_image)
-    findings = [*left.findings(), *findings, *([_loose(loose)] if loose else []), *_unsuffixed(top, files)]
+    findings = [*left.findings(), *findings, *([loose_images(loose)] if loose else []), *_unsuffixed(top, files)]
     if not sources:
         raise _no_images(top, loose, findings)
     return Collected(tuple(sources), tuple(labels), (*findings, *names.findings()))
@@ -205,20 +206,8 @@ def _refuse_closed(folder: Folder, left: LeftOut) -> None:
 
 
 def _unsuffixed(folder: Folder, files: Sequence[File]) -> list[Finding]:
-    others = tuple(file.path for file in files if not file.is_image)
-    if not others:
-        return []
-    said = f"{len(others)} files in {show(folder.name)} have no image suffix and were left out: {listing(others)}."
-    if images := holding_images(others):
-        said += f" {listing(images)} hold images, though: give them a suffix such as .jpg."
-    if any(map(is_archive_name, others)):
-        said += " Archives in a data set are not opened."
-    return [Finding("SKIPPED_FILES", said, others, "warning")]
-
-
-def _loose(images: tuple[str, ...]) -> Finding:
-    said = f"{len(images)} images outside any class folder were left out."
-    return Finding("LOOSE_IMAGES", said, images, "warning")
+    others = [file.path for file in files if not file.is_image]
+    return [skipped_files(others, folder.name)] if others else []
 
 
 def _no_images(folder: Folder, loose: tuple[str, ...], findings: list[Finding]) -> DatasetError:

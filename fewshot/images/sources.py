@@ -36,7 +36,7 @@ from fewshot.images.layout import (
 from fewshot.images.reader import ImageLike
 from fewshot.images.tables import TABLE_SUFFIXES
 from fewshot.images.torchvision_sets import IndexedImage, data_folder, load_torchvision
-from fewshot.images.tree import ARCHIVE_SUFFIXES, LeftOut, Tree, is_archive_name
+from fewshot.images.tree import ARCHIVE_SUFFIXES, LeftOut, Tree, is_archive_name, loose_images
 from fewshot.names import unknown_name
 
 __all__ = [
@@ -233,11 +233,10 @@ def _from_leaves(folder: Path) -> ImageDataset:
             f"put them into such folders, for example {folder / 'cat' / '1.jpg'}."
         )
     names = sorted(by_class)
-    said = f"{len(loose)} images outside any class folder were left out."
     return ImageDataset(
         tuple(path for name in names for path in by_class[name]),
         tuple(name for name in names for _ in by_class[name]),
-        findings=(*findings, *((Finding("LOOSE_IMAGES", said, tuple(loose), "warning"),) if loose else ())),
+        findings=(*findings, *([loose_images(loose)] if loose else [])),
     )
 
 

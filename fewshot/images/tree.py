@@ -35,7 +35,7 @@ _WORDS: Mapping[str, tuple[str, Severity]] = {
         "warning",
     ),
     "UNREADABLE": ("cannot be read and {were} left out", "warning"),
-    "LINKS": ("{are} links to what is there already, or to a folder that holds them: each file counts once", "info"),
+    "LINKS": ("{lead} to what is there already, or to a folder that holds {them}, and {were} not followed", "info"),
     "IGNORED": ("{were} ignored: hidden, or left there by a system", "info"),
 }
 
@@ -96,9 +96,9 @@ class LeftOut:
         for code, (words, severity) in _WORDS.items():
             if paths := sorted(self._paths.get(code, ())):
                 many = len(paths) > 1
-                forms = {"were": "were", "are": "are", "they": "they", "s": "s"}
+                forms = {"were": "were", "are": "are", "they": "they", "them": "them", "lead": "lead", "s": "s"}
                 if not many:
-                    forms = {"were": "was", "are": "is", "they": "it", "s": ""}
+                    forms = {"were": "was", "are": "is", "they": "it", "them": "it", "lead": "leads", "s": ""}
                 subject = f"{len(paths)} files or folders" if many else show(paths[0])
                 listed = f": {listing(paths)}" if many and code != "IGNORED" else ""
                 found.append(Finding(code, f"{subject} {words.format_map(forms)}{listed}.", tuple(paths), severity))
@@ -145,6 +145,31 @@ def is_archive_name(path: str) -> bool:
 def join(folder: str, name: str) -> str:
     """Join paths as they are shown: nothing is put before what lies in the current folder."""
     return name if folder in ("", os.curdir) else os.path.join(folder, name)
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: ``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def skipped_files(files: Sequence[str], place: str) -> Finding:
+    """Say which files of a place have no image suffix, and whether they are images nevertheless."""
+    have = "has no image suffix and was" if len(files) == 1 else "have no image suffix and were"
+    said = f"{counted(len(files), 'file')} in {show(place)} {have} left out: {listing(files)}."
+    if images := holding_images(files):
+        which = "" if len(images) == len(files) else f": {listing(images)}"
+        begin = "It begins" if len(files) == 1 else f"{len(images)} of them begin"
+        said += f" {begin} as images do{which}. Give them a suffix such as .jpg to use them."
+    if any(map(is_archive_name, files)):
+        said += " Archives in a data set are not opened."
+    return Finding("SKIPPED_FILES", said, tuple(files), "warning")
+
+
+def loose_images(images: Sequence[str]) -> Finding:
+    """Say which images belong to no class."""
+    were = "was" if len(images) == 1 else "were"
+    said = f"{counted(len(images), 'image')} outside any class folder {were} left out: {listing(images)}."
+    return Finding("LOOSE_IMAGES", said, tuple(images), "warning")
 
 
 def listing(paths: Sequence[str]) -> str:

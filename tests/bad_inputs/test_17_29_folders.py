@@ -586,8 +586,8 @@ def test_27_images_without_a_suffix_are_listed(tmp_path):
         (str(root / "dog/read me.txt"),),
     ]
     assert "download, " in skipped[0].message
-    assert "hold images, though" in skipped[0].message
-    assert "hold images" not in skipped[1].message
+    assert "begin as images do" in skipped[0].message
+    assert "as images do" not in skipped[1].message
 
 
 def test_27_what_was_understood_is_printed(tmp_path, run):
@@ -596,7 +596,7 @@ def test_27_what_was_understood_is_printed(tmp_path, run):
     code, _, errors = run("fit", root, "-o", tmp_path / "m", *FIT)
     assert code == 0
     assert "cat: 1 image" in errors
-    assert "1 images outside any class folder" in errors
+    assert "1 image outside any class folder" in errors
     assert "empty has no images" in errors
 
 
