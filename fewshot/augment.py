@@ -67,6 +67,10 @@ POLICIES = NameTable(
 )
 
 
+VIEWS_VERSION = 1
+"""Raised whenever a policy draws other views from the same seed: stored features are kept under it."""
+
+
 def list_augmentations() -> list[str]:
     """List the names that ``augmentation=`` takes."""
     return sorted(POLICIES)

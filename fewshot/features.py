@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import features as pillow_features
 
-from fewshot.augment import AugmentationLike, Policy, load_policy
+from fewshot.augment import VIEWS_VERSION, AugmentationLike, Policy, load_policy
 from fewshot.backbones.base import Backbone, Network, Progress, Render, run_network, shifted
 from fewshot.errors import FeatureError, ImageError, InvalidInputError
 from fewshot.images.dataset import as_sources
-from fewshot.images.reader import ImageLike, Payload, decode, read_payload
+from fewshot.images.reader import READER_VERSION, ImageLike, Payload, decode, read_payload
 from fewshot.store import FeatureStore, feature_key
+from fewshot.versions import package_version
 
 # Pictures are read, computed and stored in blocks of about so many, or so many bytes: memory stays flat, and an
 # interrupted run has lost little.
@@ -214,12 +216,12 @@ class _Job:
 
     def _keys(self, payload: Payload) -> list[bytes]:
         # The fingerprint tells networks apart; runtimes, and batches that memory has halved, differ in the last bits.
-        made_by = (self.network.fingerprint, self.network.computed_by)
-        views = range(1, self.n_views + 1)
-        return [
-            feature_key(payload.digest, *made_by, "central"),
-            *(feature_key(payload.digest, *made_by, self.policy.spec, index, self.seed) for index in views),
-        ]
+        made_by = (payload.digest, self.network.fingerprint, self.network.computed_by, *_versions())
+        keys = [feature_key(*made_by, "central")]
+        if self.n_views:
+            view = (*made_by, *_view_versions(), self.policy.spec, self.seed)
+            keys += [feature_key(*view, index) for index in range(1, self.n_views + 1)]
+        return keys
 
     def _forgiving(self, render: Render, payload: Payload, failed: dict[str, ImageError]) -> Render:
         """Note what cannot be decoded, and go on with a black picture in its place."""
@@ -241,6 +243,21 @@ class _Job:
                 f"{self.network.spec} gives features that are NaN or infinite for {len(bad)} images ({_some(bad)}). "
                 "Its weights are damaged or overflow; take another backbone, or remove these images."
             )
+
+
+@functools.cache
+def _versions() -> tuple[object, ...]:
+    """What decodes, resizes and computes: another version may do it otherwise."""
+    packages = ("pillow", "timm", "torch", "openvino")
+    return (READER_VERSION, *(package_version(name) for name in packages), pillow_features.version("jpg"))
+
+
+@functools.cache
+def _view_versions() -> tuple[object, ...]:
+    """What draws views."""
+    import cv2
+
+    return (VIEWS_VERSION, package_version("albumentations"), package_version("albucore"), cv2.__version__)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from fewshot.backbones.base import Backbone
 from fewshot.preparation import Prepared
+from fewshot.versions import package_version
 
 # Versions that can change a result in a digit that is reported.
 _PACKAGES = ("fewshot", "torch", "timm", "albumentations", "numpy", "scipy", "scikit-learn", "pillow", "openvino")
@@ -23,7 +23,7 @@ _PACKAGES = ("fewshot", "torch", "timm", "albumentations", "numpy", "scipy", "sc
 def machine_identity() -> dict[str, Any]:
     """Versions and kind of device."""
     return {
-        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: package_version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
 
@@ -76,10 +76,3 @@ def as_text(value: Any) -> str:
 def digest_of(text: str) -> str:
     """Digest a text."""
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"

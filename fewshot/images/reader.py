@@ -31,10 +31,14 @@ from fewshot.images.limits import MAX_PIXELS
 from fewshot.images.payload import ImageLike, LazyImage, Payload, read_payload, source_name
 from fewshot.images.pixels import BACKGROUND
 
+READER_VERSION = 2
+"""Raised whenever some file comes out with other pixels than before: stored features are kept under it."""
+
 __all__ = [
     "BACKGROUND",
     "FORMATS",
     "MAX_PIXELS",
+    "READER_VERSION",
     "ImageLike",
     "LazyImage",
     "Payload",
