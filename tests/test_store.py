@@ -734,3 +734,14 @@ def test_without_a_home_folder_work_goes_on(tmp_path, monkeypatch):
         store.put(vectors(1))
     assert store.get([b"key"]) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_given_as_the_store_gets_no_files_beside_it(tmp_path, monkeypatch):
+    inside = tmp_path / "here"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    for path in (".", inside):
+        with pytest.warns(RuntimeWarning, match="cannot be used|FEWSHOT_CACHE"):
+            FeatureStore(path).put({b"a": np.ones(3, np.float32)})
+    assert list(inside.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [inside]

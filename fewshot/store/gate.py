@@ -42,6 +42,8 @@ def gate(path: Path, *, alone: bool = False, make: bool = True) -> Iterator[bool
     Raises:
         BusyError: others did not leave within half a minute.
     """
+    # A folder is no store, and is left without files beside it.
+    make = make and not path.is_dir()
     # Two locks: who wants to be alone closes the outer door first. Otherwise newcomers would keep it waiting for ever.
     with _file(f"{path}.lock", make) as door, _file(f"{path}.inner.lock", make) as room:
         if door is None or room is None:
