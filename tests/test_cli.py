@@ -425,3 +425,30 @@ def test_the_command_to_go_on_is_the_one_that_was_given(monkeypatch):
     assert command_line("--resume") == "fewshot bench --resume 'a b' -- -x"
     monkeypatch.setattr(sys, "argv", ["/x/fewshot/__main__.py", "bench", "--resume"])
     assert command_line("--resume") == "python -m fewshot bench --resume"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ("bench fruits --engine jobli", "'joblib'"),
+        ("bench fruits --strategies linear-prob", "'linear-probe'"),
+        ("bench fruits --shots x", "shots='x'"),
+        ("bench", "No data set was given"),
+        ("compare there --strategies knn,knn", "knn given twice"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_said_before_torch_is_imported(arguments, word):
+    program = (
+        f"import sys\nsys.argv = {['fewshot', *arguments.split()]}\nimport fewshot.cli\n"
+        "try:\n    fewshot.cli.main()\nexcept SystemExit as stop:\n    print(stop.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+    assert word in done.stderr
+
+
+def test_engines_are_known_by_the_same_names_everywhere():
+    from fewshot import engines
+    from fewshot.cli import early
+
+    assert early.ENGINES == engines.ENGINES

@@ -10,6 +10,7 @@ import typer
 
 from fewshot import interrupts
 from fewshot.cli import command_line
+from fewshot.cli.early import check_engine, check_strategies
 from fewshot.cli.options import Json, KeepNear, NoCache, Strict
 from fewshot.cli.outputs import results_first
 
@@ -58,6 +59,8 @@ def bench(
     json: Json = False,
 ) -> None:
     """Evaluate strategies on hundreds of episodes drawn from data sets."""
+    check_engine(engine)
+    check_strategies(strategies)
     from fewshot.suites import run_suite, suite_from_options
 
     options = {
@@ -89,7 +92,7 @@ def bench(
             address=address,
             resume=resume,
             strict=strict,
-                keep_near_duplicates=keep_near_duplicates,
+            keep_near_duplicates=keep_near_duplicates,
             cache=not no_cache,
             on_event=watcher,
         )

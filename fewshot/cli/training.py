@@ -13,6 +13,7 @@ import typer
 
 from fewshot import interrupts
 from fewshot.cli import command_line
+from fewshot.cli.early import check_strategies
 from fewshot.cli.options import Augmentation, Backbone, Json, KeepNear, NoCache, Seed, Strict
 from fewshot.cli.outputs import results_first
 from fewshot.errors import InvalidInputError
@@ -95,6 +96,7 @@ def compare(
 ) -> None:
     """Train strategies on the same images and compare them on images none of them saw."""
     interrupts.explain(lambda: _how_to_go_on(out, features=not no_cache))
+    check_strategies(strategies)
     from fewshot.commands import output_folder
     from fewshot.comparison import compare as run
     from fewshot.console import Watcher, print_json, print_report, say
