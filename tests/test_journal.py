@@ -15,12 +15,12 @@ from fewshot.errors import JournalError, OutputError
 from fewshot.journal import (
     Journal,
     UnusableJournalError,
-    _line,
     canonical,
     count_records,
     cut_torn_line,
     read_journal,
 )
+from fewshot.journal_lines import to_line
 from tests import kill_journal
 
 SETTINGS = {"seed": 0, "shots": (1, 5), "nested": {"a": 1.5}}
@@ -194,12 +194,12 @@ def _damages(whole):
         "no cell": {"values": [1]},
         "text as about": {"about": "x"},
     }.items():
-        yield name, lines[0] + _line(value) + b"".join(lines[1:])
+        yield name, lines[0] + to_line(value) + b"".join(lines[1:])
     yield "deep", lines[0] + _signed("[" * 100_000 + "]" * 100_000) + b"".join(lines[1:])
     yield "a digest and no JSON", lines[0] + _signed('{"cell": }') + b"".join(lines[1:])
-    yield "settings of another type", _line({"journal": 1, "settings": [], "about": {}}) + b"".join(lines[1:])
-    yield "no about", _line({"journal": 1, "settings": {}}) + b"".join(lines[1:])
-    yield "a version that is no number", _line({"journal": [1], "settings": {}, "about": {}})
+    yield "settings of another type", to_line({"journal": 1, "settings": [], "about": {}}) + b"".join(lines[1:])
+    yield "no about", to_line({"journal": 1, "settings": {}}) + b"".join(lines[1:])
+    yield "a version that is no number", to_line({"journal": [1], "settings": {}, "about": {}})
 
 
 def _signed(text):

@@ -8,7 +8,8 @@ import pytest
 
 import fewshot
 from fewshot.errors import JournalError
-from fewshot.journal import COMPARISON_FILE_NAME, Journal, _line
+from fewshot.journal import COMPARISON_FILE_NAME, Journal
+from fewshot.journal_lines import to_line
 from fewshot.kept_cells import KeptCells, discard_cells
 from fewshot.running import Runner
 
@@ -93,7 +94,7 @@ def test_a_record_that_is_no_result_is_computed_again(interrupted, two_fruits):
     for position, change in ((1, {"proba": 3}), (2, {"test": [0]}), (3, {"strange": 1}), (4, None)):
         record = json.loads(lines[position])
         result = None if change is None else record["result"] | change
-        lines[position] = _line({"cell": record["cell"], "result": result})
+        lines[position] = to_line({"cell": record["cell"], "result": result})
     path.write_bytes(b"".join(lines))
     assert without_times(compare(two_fruits[0], interrupted)) == without_times(compare(two_fruits[0]))
 
