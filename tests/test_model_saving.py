@@ -129,6 +129,33 @@ def test_a_save_waits_for_another_and_gives_up_in_the_end(tmp_path, monkeypatch)
     replace_folder(tmp_path / "model", files("x"))
 
 
+def test_without_locks_what_is_young_may_be_anothers_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(replacing, "fcntl", None)
+    young, old = (replacing._beside(tmp_path / "model", ".saving") for _ in range(2))
+    for place in (young, old):
+        place.mkdir()
+    os.utime(old, (0, 0))
+    replace_folder(tmp_path / "model", files("x"))
+    assert young.is_dir()
+    assert not old.exists()
+
+
+def test_a_system_without_an_exchange_of_names_is_told_by_its_answer(tmp_path, monkeypatch):
+    codes = [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EBUSY]
+
+    def refuse(first, second):
+        replacing.ctypes.set_errno(codes.pop(0))
+        return -1
+
+    monkeypatch.setattr(replacing, "_exchange_call", lambda: refuse)
+    for _ in range(3):
+        assert exchange(tmp_path, tmp_path) is False
+    with pytest.raises(OSError, match="busy"):
+        exchange(tmp_path, tmp_path)
+    monkeypatch.setattr(replacing, "_exchange_call", lambda: None)
+    assert exchange(tmp_path, tmp_path) is False
+
+
 def save_often(path, word, times, barrier):
     barrier.wait()
     for _ in range(times):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -389,6 +390,23 @@ def test_a_truncated_tensor_file_is_refused(saved):
     path = saved[1] / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ModelFileError, match="cannot be read"):
+        fewshot.load(saved[1])
+
+
+def test_links_are_refused_where_files_cannot_be_opened_relative_to_a_folder(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "supports_dir_fd", set())
+    fewshot.load(saved[1])
+    (saved[1] / "config.json").rename(tmp_path / "elsewhere.json")
+    (saved[1] / "config.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(ModelFileError, match="links are not followed"):
+        fewshot.load(saved[1])
+
+
+def test_a_folder_of_a_thousand_files_is_no_model(saved):
+    (saved[1] / "many").mkdir()
+    for number in range(1001):
+        (saved[1] / "many" / str(number)).touch()
+    with pytest.raises(ModelFileError, match="more than 1000 files"):
         fewshot.load(saved[1])
 
 

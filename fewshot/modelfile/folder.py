@@ -15,7 +15,7 @@ from fewshot.modelfile.schema import MAX_CONFIG_BYTES
 from fewshot.modelfile.weights import FILE_NAME, MAX_BYTES
 
 FILES = frozenset(("config.json", FILE_NAME, "README.md"))
-_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".npy", ".dill")
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".dill")
 _MAX_FILES = 1_000
 
 
