@@ -9,10 +9,13 @@ import struct
 from fewshot.errors import ImageError
 from fewshot.images.formats import DIB_HEADERS
 from fewshot.images.headers import Size, bitmap_size, jpeg_segments, promised_sizes
-from fewshot.images.tags import BrokenTagsError, first_directory
+from fewshot.images.tags import BrokenTagsError, bytes_of_tags, first_directory
 
 _MAX_STRIPS = 1 << 18
 """Strips or tiles in a TIFF file: each becomes several Python objects when the file is opened."""
+
+_MAX_UNPACKED = 4
+"""Bytes of a TIFF file's tags for each of its bytes; 1 where no two of them share any."""
 
 _MAX_SCANS = 200
 """Scans in a progressive JPEG; encoders write about ten. Each one costs as much time as the whole picture."""
@@ -64,6 +67,9 @@ def _check_strips(content: bytes, name: str) -> None:
         strips = max((tag.count for tag in first_directory(content, (_STRIPS, _TILES))), default=0)
         if strips > _MAX_STRIPS:
             raise ImageError("TOO_LARGE", name, f"a TIFF file of {strips} strips; save it as PNG, or with fewer")
+        # Values may overlap, and then unpack to far more than the file.
+        if bytes_of_tags(content) > _MAX_UNPACKED * len(content):
+            raise ImageError("TOO_LARGE", name, "a TIFF file whose tags unpack to many times its size; save it again")
 
 
 def _check_segments(content: bytes, name: str) -> None:

@@ -13,11 +13,13 @@ class Tag:
 
     Attributes:
         number: what it says, such as 274, the orientation.
+        kind: the type of its values, a number too.
         count: how many values it has.
         value: the first, where it is a whole number and stands in the entry itself.
     """
 
     number: int
+    kind: int
     count: int
     value: int | None
 
@@ -32,8 +34,21 @@ _MAX_ENTRIES = 0xFFFF
 _FORMATS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 
 
-def first_directory(data: bytes, wanted: Container[int]) -> Iterator[Tag]:
-    """Give the wanted tags of the first directory of a TIFF or BigTIFF file, in the file's order.
+# Bytes of one value: of numbers, of pairs of them, of text.
+_WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+def bytes_of_tags(data: bytes) -> int:
+    """Count the bytes that the first directory's values take, each read for itself.
+
+    Raises:
+        BrokenTagsError: as :func:`first_directory`.
+    """
+    return sum(tag.count * _WIDTHS.get(tag.kind, 0) for tag in first_directory(data))
+
+
+def first_directory(data: bytes, wanted: Container[int] | None = None) -> Iterator[Tag]:
+    """Give the tags of the first directory of a TIFF or BigTIFF file, in its order; or the wanted ones only.
 
     Raises:
         BrokenTagsError: no TIFF header, or a directory that ends early.
@@ -51,8 +66,8 @@ def first_directory(data: bytes, wanted: Container[int]) -> Iterator[Tag]:
         position, width, slot = start + (8 if big else 2), 20 if big else 12, 8 if big else 4
         for _ in range(entries):
             number, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHL"), data, position)
-            if number in wanted:
-                yield Tag(number, count, _value(data, position + width - slot, order, kind, count, slot))
+            if wanted is None or number in wanted:
+                yield Tag(number, kind, count, _value(data, position + width - slot, order, kind, count, slot))
             position += width
     except (struct.error, OverflowError) as error:
         raise BrokenTagsError("the directory ends early") from error
