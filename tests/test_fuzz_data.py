@@ -173,6 +173,7 @@ def test_any_folder_is_a_data_set_or_an_error(steps):
 
 @settings(profile)
 @given(trees())
+@example([("folder", ("\u200b",), None), ("image", ("\u200b", "1"), None)])
 def test_any_folder_is_read_by_every_entrance_or_refused(steps):
     with folder() as root:
         os.mkdir(root)

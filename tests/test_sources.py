@@ -124,6 +124,13 @@ def test_leaf_folders_are_classes(tmp_path):
     assert dataset_name(f"leaves:{folder}/") == "letters"
 
 
+def test_leaf_folders_are_labels_like_any_others(tmp_path):
+    folder = make_folder(tmp_path / "t", "a/caf\u00e9/1.png", "a/cafe\u0301/2.png", "\u200b/3.png")
+    dataset = load_dataset(f"leaves:{folder}")
+    assert dataset.counts() == {ascii("\u200b"): 1, "a/caf\u00e9": 2}
+    assert [finding.code for finding in dataset.findings] == ["MERGED_LABELS"]
+
+
 def test_a_folder_with_images_and_folders_of_images_is_a_class_beside_them(tmp_path):
     folder = make_folder(tmp_path, "cat/1.png", "cat/young/1.png")
     assert load_dataset(f"leaves:{folder}").counts() == {"cat": 1, "cat/young": 1}

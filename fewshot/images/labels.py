@@ -95,6 +95,10 @@ class Labels:
             name = self._known[key] = normalise_label(label)
         return name
 
+    def of_folder(self, name: str) -> str:
+        """Label a class by its folder; a name of nothing but invisible characters is written out."""
+        return self.normalise(name) or self.normalise(ascii(name))
+
     def findings(self) -> tuple[Finding, ...]:
         """Note labels that are written differently and are one class, and classes that hardly differ."""
         forms: dict[str, set[str]] = defaultdict(set)

@@ -180,17 +180,12 @@ def _collect(tree: Tree, top: Folder, folders: Sequence[Folder], files: Sequence
             findings.append(Finding("EMPTY_CLASS", said, (folder.path,), "warning"))
             continue
         sources += [file.source for file in images]
-        labels += [_label(folder.name, names)] * len(images)
+        labels += [names.of_folder(folder.name)] * len(images)
     loose = tuple(file.path for file in files if file.is_image)
     findings = [*left.findings(), *findings, *([loose_images(loose)] if loose else []), *_unsuffixed(top, files)]
     if not sources:
         raise _no_images(top, loose, findings)
     return Collected(tuple(sources), tuple(labels), (*findings, *names.findings()))
-
-
-def _label(name: str, names: Labels) -> str:
-    """Label a class by its folder; a name of nothing but invisible characters is written out."""
-    return names.normalise(name) or names.normalise(ascii(name))
 
 
 def _refuse_closed(folder: Folder, left: LeftOut) -> None:

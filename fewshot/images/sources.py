@@ -23,7 +23,7 @@ from fewshot.images.archive import ArchiveTree
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.findings import Finding
 from fewshot.images.folders import DiskTree, find_images
-from fewshot.images.labels import normalise_label
+from fewshot.images.labels import Labels
 from fewshot.images.layout import (
     Collected,
     Layout,
@@ -221,12 +221,13 @@ def _from_leaves(folder: Path) -> ImageDataset:
     files, findings = find_images(folder)
     by_class: dict[str, list[str]] = {}
     loose: list[str] = []
+    labels = Labels()
     for path in files:
         relative = Path(path).parent.relative_to(folder)
         if relative == Path():
             loose.append(path)
         else:
-            by_class.setdefault(normalise_label(relative.as_posix()), []).append(path)
+            by_class.setdefault(labels.of_folder(relative.as_posix()), []).append(path)
     if not by_class:
         raise DatasetError(
             f"All {len(loose)} images lie in {folder} directly. Every folder below it that holds images is a class; "
@@ -236,7 +237,7 @@ def _from_leaves(folder: Path) -> ImageDataset:
     return ImageDataset(
         tuple(path for name in names for path in by_class[name]),
         tuple(name for name in names for _ in by_class[name]),
-        findings=(*findings, *([loose_images(loose)] if loose else [])),
+        findings=(*findings, *([loose_images(loose)] if loose else []), *labels.findings()),
     )
 
 
