@@ -336,12 +336,13 @@ def test_two_images_are_two_classes_named_by_their_files(tmp_path):
         ["a/x.png", "b/x.png", "x-0.png"],
         ["x-1.png", "x.png", "y/x.png"],
         ["é.png", "e\u0301.png"],
+        ["x.png", "\u200b.png"],
     ],
 )
 def test_without_labels_no_two_images_share_a_class(paths):
     dataset = ImageDataset.from_paths(paths)
     assert len(dataset.class_names) == len(paths)
-    assert all("x" in label or "é" in label for label in dataset.labels)
+    assert all("x" in label or "é" in label or "200b" in label for label in dataset.labels)
 
 
 def test_without_labels_images_that_are_no_files_are_numbered():

@@ -230,8 +230,9 @@ def find_splits(root: str | os.PathLike[str]) -> dict[str, Path]:
 
 
 def _one_class_each(sources: Sequence[ImageLike]) -> tuple[str, ...]:
+    labels = Labels()
     stems = [
-        normalise_label(Path(os.fspath(source)).stem) if isinstance(source, (str, os.PathLike)) else f"image-{position}"
+        labels.of_file(Path(source).stem) if isinstance(source, (str, os.PathLike)) else f"image-{position}"
         for position, source in enumerate(sources)
     ]
     repeated = {stem for stem, count in Counter(stems).items() if count > 1}

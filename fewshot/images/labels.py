@@ -95,8 +95,8 @@ class Labels:
             name = self._known[key] = normalise_label(label)
         return name
 
-    def of_folder(self, name: str) -> str:
-        """Label a class by its folder; a name of nothing but invisible characters is written out."""
+    def of_file(self, name: str) -> str:
+        """Label a class by the name of its folder or file; one of nothing but invisible characters is written out."""
         return self.normalise(name) or self.normalise(ascii(name))
 
     def findings(self) -> tuple[Finding, ...]:

@@ -180,7 +180,7 @@ def _collect(tree: Tree, top: Folder, folders: Sequence[Folder], files: Sequence
             findings.append(Finding("EMPTY_CLASS", said, (folder.path,), "warning"))
             continue
         sources += [file.source for file in images]
-        labels += [names.of_folder(folder.name)] * len(images)
+        labels += [names.of_file(folder.name)] * len(images)
     loose = tuple(file.path for file in files if file.is_image)
     findings = [*left.findings(), *findings, *([loose_images(loose)] if loose else []), *_unsuffixed(top, files)]
     if not sources:

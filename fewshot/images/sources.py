@@ -227,7 +227,7 @@ def _from_leaves(folder: Path) -> ImageDataset:
         if relative == Path():
             loose.append(path)
         else:
-            by_class.setdefault(labels.of_folder(relative.as_posix()), []).append(path)
+            by_class.setdefault(labels.of_file(relative.as_posix()), []).append(path)
     if not by_class:
         raise DatasetError(
             f"All {len(loose)} images lie in {folder} directly. Every folder below it that holds images is a class; "
