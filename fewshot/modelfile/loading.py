@@ -68,5 +68,4 @@ def _load(folder: ModelFolder, backbone: str | Backbone | None) -> FewShotClassi
     config = read_config(parse_json(config_bytes, "config.json"))
     with folder.open(FILE_NAME) as file:
         size = os.fstat(file.fileno()).st_size
-        classifier: FewShotClassifier = restore(config, file, size, backbone, trusted=False)
-    return classifier
+        return restore(config, file, size, backbone, trusted=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -16,13 +17,15 @@ from fewshot.modelfile.heads import expected_tensors, fill, make_own
 from fewshot.modelfile.labels import restore_labels
 from fewshot.modelfile.schema import Config, SklearnHead
 from fewshot.modelfile.sklearn_heads import expected_sklearn, fit_again, make_sklearn
-from fewshot.modelfile.weights import check_expected, check_named, read_header, tensors_from
+from fewshot.modelfile.weights import Expected, check_expected, check_named, read_header, tensors_from
 
 _MAX_NETWORKS = 8
 _MAX_SPEC = 4096
 
 
-def restore(config: Config, file: BinaryIO, size: int, backbone: str | Backbone | None, *, trusted: bool) -> Any:
+def restore(
+    config: Config, file: BinaryIO, size: int, backbone: str | Backbone | None, *, trusted: bool
+) -> FewShotClassifier:
     """Make the classifier that a configuration and a file of tensors describe.
 
     Everything is checked before what it says is allocated: first the configuration, then the header of the tensors,
@@ -43,38 +46,42 @@ def restore(config: Config, file: BinaryIO, size: int, backbone: str | Backbone 
     found = read_header(file, size)
     check_named(found, config.tensors)
     classes = restore_labels(config.classes, config.class_dtype)
-    description = config.head
-    network: Backbone | None
-    if isinstance(description, SklearnHead):
-        head, fresh = make_sklearn(description), make_sklearn(description)
-        check_expected(found, expected_sklearn(description, config.n_features))
-        network = _backbone(config, backbone, trusted)
-    else:
-        head, fresh = make_own(description), make_own(description)
-        needs_backbone = getattr(head, "needs_backbone", True)
-        if needs_backbone and config.n_features is not None:
+    make = functools.partial(_unfitted, config)
+    head, network = make(), None
+    if getattr(head, "needs_backbone", True):
+        if config.n_features is not None:
             # Before the backbone, which takes longer to load than anything else.
-            check_expected(found, expected_tensors(head, len(classes), config.n_features, None))
-        network = _backbone(config, backbone, trusted) if needs_backbone else None
-        check_expected(found, expected_tensors(head, len(classes), config.n_features, network))
-    if network is not None and config.n_features not in (None, network.n_features):
-        raise ModelFileError(f"it takes {config.n_features} features; its backbone gives {network.n_features}")
+            check_expected(found, _expected(config, head, len(classes), None))
+        network = _backbone(config, backbone, trusted)
+        if config.n_features not in (None, network.n_features):
+            raise ModelFileError(f"it takes {config.n_features} features; its backbone gives {network.n_features}")
+    check_expected(found, _expected(config, head, len(classes), network))
     file.seek(0)
     tensors = tensors_from(file.read(size), config.tensors_digest)
     classifier = FewShotClassifier(
         backbone=backbone or config.backbone or FewShotClassifier().backbone,
-        head=fresh,
+        head=make(),
         augmentation=config.augmentation if config.augmentation in POLICIES else None,
         n_views=config.n_views,
         random_state=config.random_state,
     )
     classifier.support_, classifier.seed_, classifier.history_ = None, config.random_state, []
-    if isinstance(description, SklearnHead):
-        classifier.support_ = fit_again(head, description, tensors, classes)
+    if isinstance(config.head, SklearnHead):
+        classifier.support_ = fit_again(head, config.head, tensors, classes)
     else:
-        _fill(head, tensors, description.facts, classes, network)
+        _fill(head, tensors, config.head.facts, classes, network)
     classifier.head_, classifier.backbone_, classifier.classes_ = head, network, classes
     return classifier
+
+
+def _unfitted(config: Config) -> Any:
+    return make_sklearn(config.head) if isinstance(config.head, SklearnHead) else make_own(config.head)
+
+
+def _expected(config: Config, head: Any, n_classes: int, network: Backbone | None) -> dict[str, Expected]:
+    if isinstance(config.head, SklearnHead):
+        return expected_sklearn(config.head, config.n_features)
+    return expected_tensors(head, n_classes, config.n_features, network)
 
 
 def _fill(head: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], classes: Any, network: Any) -> None:
