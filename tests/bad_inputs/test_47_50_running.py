@@ -183,7 +183,8 @@ def test_50_compare_keeps_finished_cells_and_the_command_it_prints_goes_on(photo
     out = tmp_path / "the out"
     journal = out / "compare-journal.jsonl"
     process = start("compare", photos, *QUICK, "--out", out)
-    wait_until(lambda: lines(journal) >= 3, process)
+    # The last line may still be on its way to the disk, and is taken back then: two others are safe.
+    wait_until(lambda: lines(journal) >= 4, process)
     process.send_signal(signal.SIGTERM)
     code, printed, errors = finish(process)
     assert (code, printed) == (143, "")
@@ -209,7 +210,7 @@ def test_50_compare_keeps_finished_cells_and_the_command_it_prints_goes_on(photo
 def test_50_compare_does_not_mix_cells_of_other_settings(photos, tmp_path):
     journal = tmp_path / "compare-journal.jsonl"
     process = start("compare", photos, *QUICK, "--out", tmp_path)
-    wait_until(lambda: lines(journal) >= 2, process)
+    wait_until(lambda: lines(journal) >= 3, process)
     process.send_signal(signal.SIGINT)
     assert finish(process)[0] == 130
     code, _, errors = run("compare", photos, "--strategies", "prototypical", "--seed", 1, "--out", tmp_path)
@@ -226,7 +227,7 @@ def test_50_bench_keeps_finished_cells_and_the_command_it_prints_goes_on(engine,
     settings += ["--strategies", "tim,laplacian-shot,bd-cspn", "--engine", engine, "--out"]
     out = tmp_path / "interrupted"
     process = start(*settings, out)
-    wait_until(lambda: lines(out / "journal.jsonl") >= 2, process)
+    wait_until(lambda: lines(out / "journal.jsonl") >= 3, process)
     # As a terminal does: the workers get it too, and are silent.
     os.killpg(process.pid, signal.SIGINT)
     code, printed, errors = finish(process)
@@ -273,7 +274,7 @@ def test_50_predict_has_printed_what_it_says_it_has(photos, tmp_path):
 
 def test_50_json_is_whole_or_empty(photos, tmp_path):
     process = start("compare", photos, *QUICK, "--out", tmp_path / "o", "--json")
-    wait_until(lambda: lines(tmp_path / "o" / "compare-journal.jsonl") >= 2, process)
+    wait_until(lambda: lines(tmp_path / "o" / "compare-journal.jsonl") >= 3, process)
     process.send_signal(signal.SIGTERM)
     code, printed, errors = finish(process)
     assert (code, printed) == (143, "")
