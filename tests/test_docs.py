@@ -1,5 +1,6 @@
 """The documents: their code runs, their commands are CI's, and the example head passes the common tests."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -52,7 +53,10 @@ def test_the_readmes_python_runs(pets, capsys):
     assert Path("report.html").exists()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md", "docs/bad_inputs.md"],
+)
 def test_links_between_documents_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
@@ -99,6 +103,26 @@ def test_the_example_head_is_a_good_head(two_fruits, monkeypatch):
     reference = KNeighborsClassifier(n_neighbors=1, metric="cosine")
     expected = fewshot.FewShotClassifier(head=reference, augmentation="none").fit(train).predict(test.sources)
     assert classifier.predict(test.sources).tolist() == expected.tolist()
+
+
+def test_each_bad_input_of_the_table_has_its_tests():
+    """Rows are numbered from 1 to 50, each links to tests that begin with its number, and no test is left out."""
+    there = {
+        (int(number), node.name, path.name)
+        for path in (ROOT / "tests/bad_inputs").glob("test_*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and (numbers := re.match(r"test(_\d\d)+_", node.name))
+        for number in re.findall(r"\d\d", numbers.group())
+    }
+    rows = re.findall(
+        r"^\| (\d+) \|.*$", table := (ROOT / "docs/bad_inputs.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [int(number) for number in rows] == list(range(1, 51))
+    linked = set()
+    for line in table.splitlines():
+        for name, file in re.findall(r"\[`?(test_\d\d_\w+)`?\]\(\.\./tests/bad_inputs/(\w+\.py)\)", line):
+            linked.add((int(line.split("|")[1]), name, file))
+    assert linked == there
 
 
 def test_every_public_thing_has_a_docstring():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
+import subprocess  # nosec B404
 import sys
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def read_heif(content: bytes, name: str, max_pixels: int) -> tuple[Image.Image, 
     # -P: what lies beside the worker must not be taken for other people's modules.
     command = [sys.executable, "-P", str(_WORKER), reader, str(max_pixels)]
     try:
-        done = subprocess.run(command, input=content, capture_output=True, timeout=_SECONDS)  # noqa: S603
+        done = subprocess.run(command, input=content, capture_output=True, timeout=_SECONDS)  # noqa: S603 # nosec B603
     except subprocess.TimeoutExpired:
         raise ImageError("CORRUPT", name, f"a HEIC photo whose decoder needs more than {_SECONDS} s") from None
     head, _, data = done.stdout.partition(b"\n")

@@ -114,7 +114,7 @@ def read(database: sqlite3.Connection, keys: Sequence[bytes]) -> Found:
         block = keys[start : start + _MAX_VARIABLES]
         marks = ",".join("?" * len(block))
         # The marks are question marks only; the keys themselves are bound.
-        query = f"SELECT key, digest, vector, id, used FROM features WHERE key IN ({marks})"  # noqa: S608
+        query = f"SELECT key, digest, vector, id, used FROM features WHERE key IN ({marks})"  # noqa: S608 # nosec B608
         for key, digest, vector, number, used in database.execute(query, block):
             if not is_intact(key, digest, vector):
                 found.damaged += 1
