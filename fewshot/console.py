@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
@@ -296,10 +297,12 @@ class Watcher:
         self._last_line = self._progress.get_time()
 
     def __enter__(self) -> Watcher:
-        if not self._progress.disable:
+        # Bars that are drawn elsewhere are in nobody's way.
+        if not self._progress.disable and err.file is sys.stderr:
             real = self._shown.enter_context(kept_off_terminal())
             # None stands for the stream that it has anyway.
             err.file = real  # type: ignore[assignment]
+            self._shown.callback(setattr, err, "file", None)
         self._progress.start()
         return self
 
@@ -309,7 +312,6 @@ class Watcher:
         try:
             self._progress.stop()
         finally:
-            err.file = None  # type: ignore[assignment]
             self._shown.close()
 
     def __call__(self, event: Event) -> None:

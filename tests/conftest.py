@@ -1,11 +1,15 @@
 """Shared fixtures. Tests use no network, and leave the user's feature store alone."""
 
 import os
+import signal
 import subprocess
 
 # Before torch is imported: spinning threads collapse when a core is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Started in the background, tests and what they start would ignore Ctrl-C, which some of them send.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest

@@ -122,6 +122,11 @@ def uneven(report):
     )
 
 
+def equal(report):
+    """Give every class as many queries: the balanced accuracy is the accuracy, and has no column of its own."""
+    return replace(report, series=tuple(replace(one, balanced_accuracy=one.accuracy) for one in report.series))
+
+
 def lacking(report, *datasets, k_shot="20"):
     """Leave a number of shots out on some data sets, as settings of one data set do."""
     left_out = datasets or ("birds",)
@@ -322,7 +327,7 @@ def test_the_terminal_fits_three_numbers_of_shots_beside_each_other(capsys, monk
     from fewshot import console
 
     monkeypatch.setattr(console.out, "width", 80)
-    console.print_benchmark(make_report())
+    console.print_benchmark(equal(make_report()))
     assert re.search(r"k = 1\b.*k = 5\b.*k = 20\b", capsys.readouterr().out)
 
 
@@ -593,7 +598,7 @@ def test_the_terminal_tells_few_episodes_by_their_number(capsys, monkeypatch):
     from fewshot import console
 
     monkeypatch.setattr(console.out, "width", 80)
-    console.print_benchmark(lucky(shots=SHOTS))
+    console.print_benchmark(equal(lucky(shots=SHOTS)))
     printed = capsys.readouterr().out
     assert printed.count("fine-tune (n = 8)") == len(SETS) + 1
     assert re.search(r"k = 1\b.*k = 5\b.*k = 20\b", printed)
@@ -658,7 +663,7 @@ def test_the_report_says_which_data_sets_have_the_shots(capsys, monkeypatch):
     assert mean_title(findings, SHOTS) == title
     assert mean_title(findings, ("1",)) == "Mean of 3 data sets"
     monkeypatch.setattr(console.out, "width", 80)
-    console.print_benchmark(report)
+    console.print_benchmark(equal(report))
     assert title in capsys.readouterr().out
     assert title in Page(report.to_html()).text
     assert "birds" not in str(heat_map(findings, "20"))
