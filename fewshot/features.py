@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import features as pillow_features
 
 from fewshot.augment import VIEWS_VERSION, AugmentationLike, Policy, load_policy
 from fewshot.backbones.base import Backbone, Network, Progress, Render, run_network, shifted
@@ -18,12 +17,15 @@ from fewshot.errors import FeatureError, ImageError, InvalidInputError
 from fewshot.images.dataset import as_sources
 from fewshot.images.reader import READER_VERSION, ImageLike, Payload, decode, read_payload
 from fewshot.store import FeatureStore, feature_key
-from fewshot.versions import package_version
+from fewshot.versions import DRAWING, EXTRACTING, version_of
 
 # Pictures are read, computed and stored in blocks of about so many, or so many bytes: memory stays flat, and an
 # interrupted run has lost little.
 _BLOCK = 256
 _BLOCK_BYTES = 128 << 20
+
+_Picture: TypeAlias = "tuple[str, int]"
+"""An image's digest, and which view of it: 0 is the image itself."""
 
 
 def check_n_views(n_views: int) -> int:
@@ -52,6 +54,9 @@ def extract_views(
     errors: dict[int, ImageError] | None = None,
 ) -> NDArray[np.float32]:
     """Compute features of each image and of its augmented views.
+
+    Where memory makes a network's batches smaller on the way, features that earlier calls, or earlier blocks of about
+    256 pictures, have computed with larger ones stay as they are; they differ in the last bits.
 
     Args:
         backbone: the networks to run.
@@ -184,44 +189,69 @@ class _Job:
         self, payloads: list[Payload], progress: Progress | None
     ) -> tuple[NDArray[np.float32], dict[str, ImageError]]:
         """Look up or compute (len(payloads), 1 + n_views, n_features); and why images failed, by their digest."""
-        keys = [key for payload in payloads for key in self._keys(payload)]
-        known = self.store.get(keys) if self.store is not None else {}
+        # An image given twice is computed once.
+        images = {payload.digest: payload for payload in payloads}
         failed: dict[str, ImageError] = {}
-        pending: dict[bytes, Render] = {}
-        owner: dict[bytes, Payload] = {}
-        for payload in payloads:
-            renders = view_renders(self.network, payload, self.policy, self.n_views, self.seed)
-            for key, render in zip(self._keys(payload), renders, strict=True):
-                # An image given twice is computed once.
-                if key not in known and key not in pending:
-                    pending[key] = render if self.strict else self._forgiving(render, payload, failed)
-                    owner[key] = payload
-        report = None if progress is None else shifted(progress, len(keys) - len(pending), len(keys))
-        before = self.network.computed_by
-        rows = run_network(self.network, list(pending.values()), progress=report)
-        if self.network.computed_by != before:
-            # Memory sufficed for smaller batches only, whose features are kept under keys of their own.
-            return self.run(payloads, progress)
-        fresh = {k: row for k, row in zip(pending, rows, strict=True) if owner[k].digest not in failed}
-        self._check_finite(fresh, owner)
-        if self.store is not None:
-            network = self.network
-            self.store.put(fresh, made_by=f"{network.spec} {network.fingerprint[:8]} {network.computed_by}")
-        known.update(fresh)
-        if report is not None:
-            report(len(pending), len(pending))
+        renders: dict[_Picture, Render] = {}
+        for digest, payload in images.items():
+            for view, render in enumerate(view_renders(self.network, payload, self.policy, self.n_views, self.seed)):
+                renders[digest, view] = render if self.strict else self._forgiving(render, payload, failed)
+        pictures = [(payload.digest, view) for payload in payloads for view in range(1 + self.n_views)]
+        report = None if progress is None else functools.partial(_report_rest, progress, len(pictures))
+        rows = self._rows(renders, images, failed, report)
         nothing = np.full(self.network.n_features, np.nan, np.float32)
-        found = np.stack([known.get(key, nothing) for key in keys])
+        found = np.stack([nothing if picture[0] in failed else rows[picture] for picture in pictures])
         return found.reshape(len(payloads), 1 + self.n_views, -1), failed
 
-    def _keys(self, payload: Payload) -> list[bytes]:
+    def _rows(
+        self,
+        renders: dict[_Picture, Render],
+        images: dict[str, Payload],
+        failed: dict[str, ImageError],
+        report: Callable[[int, int, int], None] | None,
+    ) -> dict[_Picture, NDArray[np.float32]]:
+        """Look up or compute a block's pictures, all with batches of one size; keep what was computed."""
+        computed: dict[_Picture, NDArray[np.float32]] = {}
+        while True:
+            keys = {picture: self._key(*picture) for picture in renders if picture not in computed}
+            stored = self.store.get(list(keys.values())) if self.store is not None else {}
+            pending = {picture: renders[picture] for picture, key in keys.items() if key not in stored}
+            before = self.network.computed_by
+            progress = None if report is None else functools.partial(report, len(pending))
+            rows = run_network(self.network, list(pending.values()), progress=progress)
+            fresh = dict(zip(pending, rows, strict=True))
+            self._keep({p: row for p, row in fresh.items() if p[0] not in failed}, images)
+            if self.network.computed_by == before:
+                if progress is not None:
+                    progress(len(pending), len(pending))
+                return computed | fresh | {p: stored[key] for p, key in keys.items() if key in stored}
+            # Memory sufficed for smaller batches only. What was just computed is all from these; what was stored or
+            # computed before is not, and is looked up again under the names of these.
+            computed = fresh
+
+    def _keep(self, fresh: dict[_Picture, NDArray[np.float32]], images: dict[str, Payload]) -> None:
+        """Store features, unless there are some that no image has.
+
+        Raises:
+            FeatureError: some are not finite.
+        """
+        network = self.network
+        bad = sorted({images[digest].name for (digest, _), row in fresh.items() if not np.isfinite(row).all()})
+        if bad:
+            raise FeatureError(
+                f"{network.spec} gives features that are NaN or infinite for {len(bad)} images ({_some(bad)}). "
+                "Its weights are damaged or overflow; take another backbone, or remove these images."
+            )
+        if self.store is not None:
+            made_by = f"{network.spec} {network.fingerprint[:8]} {network.computed_by}"
+            self.store.put({self._key(*picture): row for picture, row in fresh.items()}, made_by=made_by)
+
+    def _key(self, digest: str, view: int) -> bytes:
         # The fingerprint tells networks apart; runtimes, and batches that memory has halved, differ in the last bits.
-        made_by = (payload.digest, self.network.fingerprint, self.network.computed_by, *_versions())
-        keys = [feature_key(*made_by, "central")]
-        if self.n_views:
-            view = (*made_by, *_view_versions(), self.policy.spec, self.seed)
-            keys += [feature_key(*view, index) for index in range(1, self.n_views + 1)]
-        return keys
+        made_by = (digest, self.network.fingerprint, self.network.computed_by, *_versions())
+        if view == 0:
+            return feature_key(*made_by, "central")
+        return feature_key(*made_by, *_view_versions(), self.policy.spec, self.seed, view)
 
     def _forgiving(self, render: Render, payload: Payload, failed: dict[str, ImageError]) -> Render:
         """Note what cannot be decoded, and go on with a black picture in its place."""
@@ -236,28 +266,22 @@ class _Job:
 
         return attempt
 
-    def _check_finite(self, fresh: dict[bytes, NDArray[np.float32]], owner: dict[bytes, Payload]) -> None:
-        bad = sorted({owner[key].name for key, row in fresh.items() if not np.isfinite(row).all()})
-        if bad:
-            raise FeatureError(
-                f"{self.network.spec} gives features that are NaN or infinite for {len(bad)} images ({_some(bad)}). "
-                "Its weights are damaged or overflow; take another backbone, or remove these images."
-            )
+
+def _report_rest(progress: Progress, total: int, rest: int, done: int, _: int) -> None:
+    """Report that so many are done of the ``rest`` that were not stored, out of a block's ``total``."""
+    progress(total - rest + done, total)
 
 
 @functools.cache
 def _versions() -> tuple[object, ...]:
     """What decodes, resizes and computes: another version may do it otherwise."""
-    packages = ("pillow", "timm", "torch", "openvino")
-    return (READER_VERSION, *(package_version(name) for name in packages), pillow_features.version("jpg"))
+    return (READER_VERSION, *map(version_of, EXTRACTING))
 
 
 @functools.cache
 def _view_versions() -> tuple[object, ...]:
     """What draws views."""
-    import cv2
-
-    return (VIEWS_VERSION, package_version("albumentations"), package_version("albucore"), cv2.__version__)
+    return (VIEWS_VERSION, *map(version_of, DRAWING))
 
 
 def _some(names: Sequence[str]) -> str:

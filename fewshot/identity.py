@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
+import secrets
 from collections.abc import Mapping
-from types import CodeType, FunctionType
+from copyreg import dispatch_table
+from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 import numpy as np
@@ -14,16 +16,18 @@ import torch
 
 from fewshot.backbones.base import Backbone
 from fewshot.preparation import Prepared
-from fewshot.versions import package_version
+from fewshot.versions import DRAWING, EVALUATING, EXTRACTING, version_of
 
-# Versions that can change a result in a digit that is reported.
-_PACKAGES = ("fewshot", "torch", "timm", "albumentations", "numpy", "scipy", "scikit-learn", "pillow", "openvino")
+_LONGEST = 1000
+# Their text tells all of them, and is the same in every process.
+_PLAIN = (NoneType, bool, int, float, complex, str, bytes, EllipsisType)
 
 
 def machine_identity() -> dict[str, Any]:
     """Versions and kind of device."""
+    versions = {name: version_of(name) for name in (*EVALUATING, *EXTRACTING, *DRAWING)}
     return {
-        "versions": {name: package_version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": versions | {"python": platform.python_version()},
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
 
@@ -44,35 +48,104 @@ def head_identity(prepared: Prepared) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Write a parameter so that different values are told apart, and equal ones are equal in every process."""
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return f"array {value.shape} {value.dtype} {hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
-    if isinstance(value, np.ndarray):
-        return f"array {as_text(value.tolist())}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{as_text(key)}: {as_text(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(as_text, value)) + "]"
-    if isinstance(value, (set, frozenset)):
-        return "{" + ", ".join(sorted(map(as_text, value))) + "}"
-    if isinstance(value, CodeType):
-        return digest_of(as_text([value.co_code.hex(), value.co_consts, value.co_names]))
-    if isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        parts = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
-        return f"{value.__module__}.{value.__qualname__} {as_text(parts)}"
-    if isinstance(value, functools.partial):
-        return f"partial {as_text([value.func, value.args, value.keywords])}"
-    if isinstance(value, np.random.RandomState):
-        return f"RandomState {as_text(value.get_state())}"
-    if hasattr(value, "get_params") and not isinstance(value, type):
-        return f"{type(value).__qualname__}({as_text(value.get_params())})"
-    if " at 0x" in repr(value):
-        # The default representation tells an address, which is another in every process; what an object holds is not.
-        return f"{type(value).__module__}.{type(value).__qualname__} {as_text(getattr(value, '__dict__', {}))}"
-    return repr(value)
+    """Write a parameter so that different values are told apart, and equal ones are equal in every process.
+
+    What cannot be told apart, such as a lock or an open file, is never equal to anything.
+    """
+    try:
+        return _text(value, ())
+    except RecursionError:
+        return _unlike_all(value)
 
 
 def digest_of(text: str) -> str:
     """Digest a text."""
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def _text(value: Any, above: tuple[int, ...]) -> str:
+    """Write a value that is a part of those with the ids ``above``, the outermost first."""
+    if type(value) in _PLAIN:
+        plain = repr(value)
+        return plain if len(plain) <= _LONGEST else f"{plain[:40]}... {digest_of(plain)}"
+    if id(value) in above:
+        return f"<the one {above[::-1].index(id(value))} above>"
+    above = (*above, id(value))
+    if type(value) is np.ndarray and not value.dtype.hasobject:
+        # Its own text leaves out the middle.
+        return f"array {value.shape} {value.dtype} {hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
+    if isinstance(value, ModuleType):
+        return f"module {value.__name__}"
+    if isinstance(value, type):
+        return f"class {value.__module__}.{value.__qualname__}"
+    if type(value) in (list, tuple):
+        return "[" + ", ".join(_text(item, above) for item in value) + "]"
+    if type(value) in (set, frozenset):
+        return "{" + ", ".join(sorted(_text(item, above) for item in value)) + "}"
+    if type(value) is dict:
+        return "{" + ", ".join(f"{_text(key, above)}: {_text(item, above)}" for key, item in value.items()) + "}"
+    return f"{type(value).__module__}.{type(value).__qualname__} {_text(_parts(value), above)}"
+
+
+def _parts(value: Any) -> Any:
+    """Give what an object consists of, as plain containers of it."""
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), value.co_consts, value.co_names, value.co_flags]
+    if isinstance(value, FunctionType):
+        return _parts_of_function(value)
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, BuiltinFunctionType):
+        return [value.__qualname__, value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if hasattr(value, "get_params"):
+        return value.get_params()
+    if type(value) is np.ndarray:
+        return [value.shape, value.dtype, value.tolist()]
+    if type(value) is torch.Tensor and value.layout is torch.strided:
+        numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        return [str(value.dtype), tuple(value.shape), numbers]
+    return _parts_of_state(value)
+
+
+def _parts_of_function(function: FunctionType) -> list[Any]:
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append([cell.cell_contents])
+        except ValueError:  # nothing is in it yet
+            cells.append([])
+    parts = [f"{function.__module__}.{function.__qualname__}", function.__code__, function.__defaults__]
+    return [*parts, function.__kwdefaults__, cells, *_globals_of(function)]
+
+
+def _globals_of(function: FunctionType) -> list[Mapping[str, Any]]:
+    """Give what a function of a script or a notebook takes from there; a module's own is told by its version."""
+    if function.__module__ != "__main__":
+        return []
+    names: set[str] = set()
+    codes = [function.__code__]
+    for code in codes:
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return [{name: function.__globals__[name] for name in sorted(names & function.__globals__.keys())}]
+
+
+def _parts_of_state(value: Any) -> Any:
+    """Give what an object would be made again from, as ``copy`` and ``pickle`` do it."""
+    reduce = dispatch_table.get(type(value))
+    try:
+        reduced = reduce(value) if reduce else value.__reduce_ex__(4)
+    # Any class may refuse in a way of its own.
+    except Exception:
+        return _unlike_all(value)
+    if isinstance(reduced, str):
+        # A name in its module, such as that of a function whose answers are kept.
+        return [getattr(value, "__module__", None), reduced, getattr(value, "__wrapped__", None)]
+    # Behind the first three come the items of a list and of a dictionary, as iterators.
+    return [*reduced[:3], *(list(items) for items in reduced[3:5] if items is not None)]
+
+
+def _unlike_all(value: Any) -> str:
+    return f"{type(value).__qualname__} {secrets.token_hex(8)}"

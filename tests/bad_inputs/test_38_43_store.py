@@ -221,25 +221,25 @@ def test_42_other_images_views_or_seeds_are_never_mixed(tmp_path, picture, other
 
 @pytest.mark.parametrize(("what", "n_new"), [("READER_VERSION", 4), ("VIEWS_VERSION", 3), ("pillow", 4), ("cv2", 3)])
 def test_42_other_versions_of_what_reads_and_draws_are_never_mixed(tmp_path, picture, monkeypatch, what, n_new):
-    from fewshot import features
+    from fewshot import features, versions
 
     store, network = FeatureStore(tmp_path / "features.sqlite"), small_network()
     extract_views(network, [picture], augmentation="light", n_views=3, store=store)
-    before = features.package_version
+    before = versions.package_version
     if what == "cv2":
         monkeypatch.setattr("cv2.__version__", "0")
     elif what == "pillow":
-        monkeypatch.setattr(features, "package_version", lambda name: "0" if name == what else before(name))
+        monkeypatch.setattr(versions, "package_version", lambda name: "0" if name == what else before(name))
     else:
         monkeypatch.setattr(features, what, 0)
-    for versions in (features._versions, features._view_versions):
-        versions.cache_clear()
+    for kept in (features._versions, features._view_versions):
+        kept.cache_clear()
     try:
         extract_views(network, [picture], augmentation="light", n_views=3, store=store)
     finally:
         monkeypatch.undo()
-        for versions in (features._versions, features._view_versions):
-            versions.cache_clear()
+        for kept in (features._versions, features._view_versions):
+            kept.cache_clear()
     assert len(store) == 4 + n_new
 
 

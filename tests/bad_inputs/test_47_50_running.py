@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -98,6 +99,26 @@ def test_47_features_of_smaller_batches_are_stored_apart_from_the_usual_ones(tmp
     small.seen.clear()
     np.testing.assert_array_equal(extract_views(small, images, store=store), found[:5])
     assert not small.seen
+
+
+@pytest.mark.parametrize(("fits", "passes"), [(4, 1 + 2), (2, 1 + 1 + 4)])
+def test_47_after_halving_a_block_is_computed_once(fits, passes, tmp_path, monkeypatch):
+    # One batch after the other, so that all is known of what is tried.
+    monkeypatch.setattr(base, "workers", lambda _: ThreadPoolExecutor(1))
+    monkeypatch.setattr("joblib.cpu_count", lambda: 1)
+    network = SmallMemory(fits, MemoryError())
+    batches = []
+    with pytest.warns(RuntimeWarning, match="at a time"):
+        found = extract_views(
+            network, pictures(7), store=FeatureStore(tmp_path / "f"), progress=lambda done, _: batches.append(done)
+        )
+    # Two batches of eight are under way before the first one's failure is seen.
+    assert [size for size in network.seen if size <= fits] == [fits] * -(-7 // fits)
+    assert len(network.seen) <= passes
+    assert batches == sorted(batches)
+    assert batches[-1] == 7
+    alone = SmallMemory(fits, MemoryError(), batch_size=fits).extract(pictures(7))
+    np.testing.assert_array_equal(found[:, 0], alone)
 
 
 def test_47_training_goes_on_with_parts_of_a_batch_and_comes_to_the_same():
