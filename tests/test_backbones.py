@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ from timm.data import create_transform
 from timm.data.imagenet_info import ImageNetInfo
 
 from fewshot import list_backbones, load_backbone, read_image
+from fewshot.backbones import weights
 from fewshot.backbones.packaged import PACKAGED, PackagedWeights, restore_classifier
 from fewshot.backbones.runtime import prepare
-from fewshot.backbones.timm import TimmNetwork
+from fewshot.backbones.timm import TimmNetwork, _MissingKeys
 from fewshot.errors import ImageError, InvalidInputError, UnknownNameError, WeightsNotFoundError
 
 
@@ -190,6 +193,78 @@ def test_weights_that_lack_a_layer_are_refused_rather_than_left_at_random(local_
     save_file(tensors, local_model / "model.safetensors")
     with pytest.raises(WeightsNotFoundError, match=r"lacks layer4\.0\.conv1\.weight"):
         load_backbone(f"local-dir:{local_model}")
+
+
+def test_a_missing_layer_is_noticed_however_quiet_the_logs_are(local_model):
+    tensors = load_file(local_model / "model.safetensors")
+    del tensors["layer4.0.conv1.weight"]
+    save_file(tensors, local_model / "model.safetensors")
+    logger = logging.getLogger("timm.models._builder")
+    logging.disable(logging.CRITICAL)
+    logger.disabled = True
+    try:
+        with pytest.raises(WeightsNotFoundError, match=r"lacks layer4\.0\.conv1\.weight"):
+            load_backbone(f"local-dir:{local_model}")
+        assert logging.root.manager.disable == logging.CRITICAL
+        assert logger.disabled
+    finally:
+        logging.disable(logging.NOTSET)
+        logger.disabled = False
+
+
+def test_what_other_threads_log_is_theirs(caplog):
+    logger = logging.getLogger("timm.models._builder")
+    before = logger.level
+
+    def log(keys):
+        logger.info(f"Missing keys ({keys}) discovered while loading pretrained weights.")
+        logger.warning(f"Look at {keys}.")
+
+    with _MissingKeys() as missing:
+        log("mine")
+        thread = threading.Thread(target=log, args=("theirs",))
+        thread.start()
+        thread.join()
+    assert missing.keys == {"mine"}
+    assert [record.message for record in caplog.records] == ["Look at theirs."]
+    assert (logger.level, logger.filters) == (before, [])
+
+
+def test_threads_that_load_at_once_leave_the_hubs_client_as_it_was(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    seen = []
+    monkeypatch.setattr(weights, "_from_hub", lambda *_: seen.append(constants.HF_HUB_OFFLINE))
+    inside = threading.Event()
+
+    def offline():
+        with weights.hub_offline():
+            inside.set()
+
+    threads = [threading.Thread(target=offline), threading.Thread(target=weights.find_weights, args=("hf-hub:a/b",))]
+    with weights.hub_offline():
+        assert constants.HF_HUB_OFFLINE
+        for thread in threads:
+            thread.start()
+        # Neither may go on, however long this one takes.
+        assert not inside.wait(0.1)
+        assert seen == []
+    for thread in threads:
+        thread.join()
+    assert seen == [False, False]
+    assert inside.is_set()
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_a_key_that_timm_adds_to_its_configuration_changes_no_fingerprint(local_model, monkeypatch):
+    before = load_backbone(f"local-dir:{local_model}", runtime="pytorch")
+    resolve = timm.data.config.resolve_model_data_config
+    monkeypatch.setattr("timm.data.config.resolve_model_data_config", lambda model: resolve(model) | {"new": 1})
+    after = load_backbone(f"local-dir:{local_model}", runtime="pytorch")
+    assert after.fingerprint == before.fingerprint
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(after.extract([picture]), before.extract([picture]))
 
 
 @pytest.mark.parametrize("spec", ["resnet18", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/no/such/folder"])

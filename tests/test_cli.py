@@ -418,13 +418,20 @@ def test_warnings_are_sentences():
     assert (done.returncode, done.stderr) == (0, "Warning: Look out.\n")
 
 
-def test_the_command_to_go_on_is_the_one_that_was_given(monkeypatch):
+def test_the_command_to_go_on_is_the_one_that_was_given(monkeypatch, tmp_path):
     from fewshot.cli import command_line
 
-    monkeypatch.setattr(sys, "argv", ["/bin/fewshot", "bench", "a b", "--", "-x"])
+    script = tmp_path / "fewshot"
+    script.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(script), "bench", "a b", "--", "-x"])
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert command_line("--resume") == "fewshot bench --resume 'a b' -- -x"
-    monkeypatch.setattr(sys, "argv", ["/x/fewshot/__main__.py", "bench", "--resume"])
-    assert command_line("--resume") == "python -m fewshot bench --resume"
+    # Of an environment that is not active, or not the first on the path.
+    monkeypatch.setenv("PATH", "")
+    assert command_line() == f"{script} bench 'a b' -- -x"
+    for started in ("/x/fewshot/__main__.py", "/bin/pytest"):
+        monkeypatch.setattr(sys, "argv", [started, "bench", "--resume"])
+        assert command_line("--resume") == shlex.join([sys.executable, "-m", "fewshot", "bench", "--resume"])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections import OrderedDict
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,7 +125,7 @@ def test_values_that_compare_equal_but_are_others_are_told_apart(one, other):
 def test_equal_values_are_equal_in_every_process():
     program = (
         "import json\n"
-        "from tests.test_identity import MAKERS, as_text\n"
+        f"from {__name__} import MAKERS, as_text\n"
         "print(json.dumps({what: as_text(make(1)) for what, make in MAKERS.items()}))"
     )
     elsewhere = subprocess.run(
@@ -134,8 +133,7 @@ def test_equal_values_are_equal_in_every_process():
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONHASHSEED": "123"},
-        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "PYTHONHASHSEED": "123", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     ).stdout
     assert json.loads(elsewhere) == {what: as_text(make(1)) for what, make in MAKERS.items()}
 

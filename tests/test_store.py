@@ -283,6 +283,20 @@ def test_a_place_that_cannot_be_written_costs_one_warning(tmp_path, make):
     assert [w.category for w in caught] == [RuntimeWarning]
 
 
+def test_counting_says_so_where_the_store_cannot_be_read(tmp_path):
+    store = FeatureStore(tmp_path)
+    with pytest.warns(RuntimeWarning, match="cannot be used"):
+        assert len(store) == 0
+    # And once only.
+    assert len(store) == 0
+
+
+def test_a_store_is_true_though_nothing_is_in_it(path):
+    assert FeatureStore(path)
+    assert len(FeatureStore(path)) == 0
+    assert not path.exists()
+
+
 def test_a_forbidden_folder_costs_one_warning(path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,8 +158,23 @@ def run_network(network: Network, render: Sequence[Render], *, progress: Progres
     return compute_rows(network, render, network.forward, empty, progress=progress)
 
 
+class Batched(Protocol):
+    """What :func:`compute_rows` needs to know of a network.
+
+    Attributes:
+        spec: its name, for messages.
+        batch_size: pictures per pass.
+    """
+
+    spec: str
+    batch_size: int
+
+    def halve_batches(self) -> None:
+        """Go on with batches half as large."""
+
+
 def compute_rows(
-    network: Network,
+    network: Batched,
     render: Sequence[Render],
     compute: Callable[[NDArray[np.uint8]], Rows],
     empty: Rows,

@@ -26,6 +26,10 @@ from fewshot.names import unknown_name
 # Part of the fingerprint: raise it when the same weights and preprocessing begin to give other features.
 _EXTRACTION_VERSION = 1
 
+# What of timm's configuration determines an input's pixels. The transform is made from these alone, and so is the
+# fingerprint: a key that timm adds some day changes neither.
+_PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+
 # Of the module, not of a network, which must stay possible to copy and pickle.
 _STARTING = threading.Lock()
 
@@ -49,7 +53,8 @@ class TimmNetwork(Network):
         self.spec = spec
         self.device = device
         self.model = model.to(device).eval().requires_grad_(False)
-        self.config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        resolved = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        self.config: dict[str, Any] = {key: resolved[key] for key in _PREPROCESSING if key in resolved}
         self.image_size = int(self.config["input_size"][-1])
         # Small batches stay in a CPU's cache and are faster there; a GPU wants to be filled.
         self.batch_size = 4 if device == "cpu" else 64
@@ -153,29 +158,42 @@ def _recipe(folder: Path) -> dict[str, Any]:
     return {key: config.get(key) for key in ("architecture", "model_args", "global_pool")}
 
 
-class _MissingKeys(logging.Handler):
-    """Collects the names that timm says, in its log alone, it found no weights for."""
+class _MissingKeys(logging.Filter):
+    """Collects the names that timm says, in its log alone, it found no weights for.
+
+    What this thread logs goes no further, and what others log goes where it would have gone. One at a time: within
+    :func:`hub_offline`.
+    """
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self.keys: set[str] = set()
         self._logger = logging.getLogger("timm.models._builder")
+        self._thread = threading.get_ident()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
+        if threading.get_ident() != self._thread:
+            return record.levelno >= self._usual_level
         found = re.match(r"Missing keys \((.*?)\)", record.getMessage())
         self.keys.update(found[1].split(", ") if found else ())
+        return False
 
     def __enter__(self) -> Self:
-        self._before = self._logger.level, self._logger.propagate
-        self._logger.setLevel(logging.INFO)
-        self._logger.propagate = False
-        self._logger.addHandler(self)
+        manager = self._logger.manager
+        self._before = self._logger.level, self._logger.disabled, manager.disable
+        # However quiet a program has made its logs: weights that are missing must be noticed.
+        self._usual_level = max(self._logger.getEffectiveLevel(), manager.disable + 1)
+        self._logger.disabled = False
+        logging.disable(min(manager.disable, logging.INFO - 1))
+        self._logger.addFilter(self)
+        self._logger.setLevel(min(self._logger.getEffectiveLevel(), logging.INFO))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._logger.removeHandler(self)
-        level, self._logger.propagate = self._before
+        level, self._logger.disabled, disabled = self._before
         self._logger.setLevel(level)
+        logging.disable(disabled)
+        self._logger.removeFilter(self)
 
 
 def _unknown(name: str, also_known: Sequence[str]) -> UnknownNameError:

@@ -22,6 +22,10 @@ _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".tar", ".npz")
 # Seconds that a hub which does not answer is waited for.
 _PATIENCE = 5.0
 
+# The setting that keeps the hub's client from the network is one for all threads: no download may see another thread's.
+# Reentrant, since a thread that has it may find that the hub does not answer.
+_HUB = threading.RLock()
+
 _WAYS_OUT = (
     "Ways out: connect to the network once; or copy the file into the Hugging Face cache of this machine (its folder "
     "is set by HF_HOME); or save the model to a folder and use 'local-dir:FOLDER'; or use a backbone whose weights "
@@ -50,7 +54,8 @@ def find_weights(name: str) -> Path:
     # timm reads the configuration of a hub's repository itself, from the cache where it now is.
     wanted = ["config.json", file] if is_hub_name else [file]
     try:
-        return [_from_hub(repository, wanted_file) for wanted_file in wanted][-1]
+        with _HUB:
+            return [_from_hub(repository, wanted_file) for wanted_file in wanted][-1]
     # huggingface_hub and the clients below it raise errors of many kinds.
     except Exception as error:
         raise not_found(name, error) from error
@@ -81,15 +86,19 @@ def where(name: str) -> str:
 
 @contextlib.contextmanager
 def hub_offline() -> Iterator[None]:
-    """Keep the hub's client from the network, as HF_HUB_OFFLINE does: it uses what is cached, or fails at once."""
+    """Keep the hub's client from the network, as HF_HUB_OFFLINE does: it uses what is cached, or fails at once.
+
+    One thread at a time: others wait here, and before they download.
+    """
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with _HUB:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 def _in_folder(folder: Path) -> Path:

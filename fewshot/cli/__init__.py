@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shlex
+import shutil
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -37,11 +38,21 @@ def _in_words(message: Warning | str, *_: Any, **__: Any) -> str:
     return "" if interrupts.received() else f"Warning: {message}\n"
 
 
+def program() -> list[str]:
+    """Give what starts the program as it was started this time."""
+    started = sys.argv[0]
+    if os.path.splitext(os.path.basename(started))[0] != "fewshot":
+        return [sys.executable, "-m", "fewshot"]
+    # A script of an environment that is not active is found by its path only.
+    found = shutil.which("fewshot")
+    same = found is not None and os.path.exists(started) and os.path.samefile(found, started)
+    return ["fewshot" if same or os.path.basename(started) == started else started]
+
+
 def command_line(*more: str) -> str:
     """Give the command that is running, to be run again, with further options."""
-    program = ["python", "-m", "fewshot"] if os.path.basename(sys.argv[0]) == "__main__.py" else ["fewshot"]
     fresh = [option for option in more if option not in sys.argv[2:]]
-    return shlex.join([*program, *sys.argv[1:2], *fresh, *sys.argv[2:]])
+    return shlex.join([*program(), *sys.argv[1:2], *fresh, *sys.argv[2:]])
 
 
 def _run_to_the_end() -> int:

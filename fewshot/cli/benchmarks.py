@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fewshot import interrupts
-from fewshot.cli import command_line
+from fewshot.cli import command_line, program
 from fewshot.cli.early import check_engine, check_strategies
 from fewshot.cli.options import Json, KeepNear, NoCache, Strict
 from fewshot.cli.outputs import results_first
@@ -96,7 +96,7 @@ def bench(
             cache=not no_cache,
             on_event=watcher,
         )
-    again = shlex.join(["fewshot", "report", chosen.out])
+    again = shlex.join([*program(), "report", chosen.out])
     with results_first(f"All cells are kept in {chosen.out}: write the report with\n  {again}") as written:
         written(write_reports, report, chosen.out)
         if json:
@@ -111,7 +111,7 @@ def _how_to_go_on(out: Path, resumed: bool, *, features: bool) -> str:
     begun = (out / "journal.jsonl").exists()
     if begun or resumed:
         return (
-            f"Finished cells are kept in {out}: see them with `{shlex.join(['fewshot', 'report', str(out)])}`, go on "
+            f"Finished cells are kept in {out}: see them with `{shlex.join([*program(), 'report', str(out)])}`, go on "
             f"with\n  {command_line('--resume')}"
         )
     kept = "Features that were extracted are kept; begin" if features else "Nothing is finished; begin"

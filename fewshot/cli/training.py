@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot import interrupts
-from fewshot.cli import command_line
+from fewshot.cli import command_line, program
 from fewshot.cli.early import check_strategies
 from fewshot.cli.options import Augmentation, Backbone, Json, KeepNear, NoCache, Seed, Strict
 from fewshot.cli.outputs import results_first
@@ -137,7 +137,7 @@ def compare(
     say(f"Report: {out / 'report.html'}, report.json and report.md beside it")
     if augmentation == "heavy":
         settings = ["--views", report.environment["views per image"], "--seed", str(seed), "--backbone", backbone]
-        command = shlex.join(["fewshot", "fit", str(train_dir), "-o", "MODEL", "--strategy", "NAME", *settings])
+        command = shlex.join([*program(), "fit", str(train_dir), "-o", "MODEL", "--strategy", "NAME", *settings])
         say(f"To train one of them and keep it: {command}")
 
 
@@ -266,6 +266,8 @@ def _noted(outcomes: Iterable[Any], finished: list[Any]) -> Iterator[Any]:
 
 
 def _what_was_predicted(count: int, *, printed: bool) -> str:
+    if not count:
+        return f"Nothing was predicted yet. Begin again:\n  {command_line()}"
     done = f"{count} image{'' if count == 1 else 's'} {'was' if count == 1 else 'were'} predicted"
     kept = "their rows are complete" if printed else "nothing was printed; features that were extracted are kept"
     return f"{done}; {kept}. Begin again:\n  {command_line()}"

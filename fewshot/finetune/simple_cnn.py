@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from fewshot.backbones.base import Backbone, map_batches
+from fewshot.backbones.base import Backbone, compute_rows
 from fewshot.finetune.base import ImageHead, TrainingSetup
 from fewshot.finetune.trainer import Batch, balanced_batches, train, warm_up_and_decay
 from fewshot.images.reader import ImageLike, read_image
@@ -57,6 +58,17 @@ class SimpleCNN(nn.Module):
         return logits
 
 
+@dataclass
+class _Batches:
+    """Images that are predicted together."""
+
+    spec: str = "SimpleCNN"
+    batch_size: int = 4
+
+    def halve_batches(self) -> None:
+        self.batch_size //= 2
+
+
 class _SimpleCNNBase(ImageHead):
     """What both recipes share: the network, its input, prediction and saving."""
 
@@ -81,8 +93,7 @@ class _SimpleCNNBase(ImageHead):
                 return torch.softmax(model(self._scale(pixels)).double(), dim=-1).numpy()
 
         renders = [lambda s=source: squash(read_image(s)) for source in images]
-        rows = [proba for _, proba in map_batches(renders, 4, compute)]
-        return np.concatenate(rows) if rows else np.empty((0, len(self.classes_)))
+        return compute_rows(_Batches(), renders, compute, np.empty((0, len(self.classes_))))
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the network's weights."""

@@ -126,6 +126,11 @@ def read(database: sqlite3.Connection, keys: Sequence[bytes]) -> Found:
     return found
 
 
+def count(database: sqlite3.Connection) -> int:
+    """Count the vectors."""
+    return int(database.execute("SELECT COUNT(*) FROM features").fetchone()[0])
+
+
 def touch(database: sqlite3.Connection, numbers: Sequence[int]) -> None:
     """Note that rows are used now; within a transaction."""
     now = int(time.time())

@@ -89,13 +89,14 @@ class FeatureStore:
                 rows = self._write(rows, replace=False)
 
     def __len__(self) -> int:
-        try:
-            if not self.path.exists():
-                return 0
-            with gate(self.path), db.opened(self.path) as database:
-                return int(database.execute("SELECT COUNT(*) FROM features").fetchone()[0])
-        except (sqlite3.Error, OSError, ValueError):
+        """Count the vectors; none are counted where the store cannot be read, which is warned of as in :meth:`get`."""
+        if "read" in self._stopped:
             return 0
+        return self._guard("read", lambda: self._reading(db.count, 0), 0)
+
+    def __bool__(self) -> bool:
+        """A store is one, with or without vectors in it."""
+        return True
 
     @property
     def size_bytes(self) -> int:
@@ -117,23 +118,30 @@ class FeatureStore:
         return 0 if self.limit_bytes < _SMALLEST_LIMIT else (self.limit_bytes - self._log_room) // db.PAGE
 
     def _read(self, keys: Sequence[bytes]) -> db.Found:
+        def work(database: sqlite3.Connection) -> db.Found:
+            found = db.read(database, keys)
+            self._note_use(database, found.stale)
+            return found
+
+        return self._reading(work, db.Found())
+
+    def _reading(self, work: Callable[[sqlite3.Connection], T], nothing: T) -> T:
+        """Read the file, also where nothing can be written; ``nothing`` where there is none, or none of its tables."""
         if not self.path.exists():
-            return db.Found()
+            return nothing
         try:
             try:
                 with db.opened(self.path) as database:
-                    found = db.read(database, keys)
-                    self._note_use(database, found.stale)
-                    return found
+                    return work(database)
             except sqlite3.OperationalError as error:
                 if not is_read_only(error):
                     raise
             # A read-only folder, or a disk too full for what SQLite wants beside the file.
             with db.opened(self.path, mode="immutable") as database:
-                return db.read(database, keys)
+                return work(database)
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
-                return db.Found()
+                return nothing
             raise
 
     def _note_use(self, database: sqlite3.Connection, numbers: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from fewshot.backbones import base
 from fewshot.backbones.base import Network, run_network
 from fewshot.errors import FewshotError
 from fewshot.features import extract_views
+from fewshot.finetune.simple_cnn import SimpleCNN, SimpleCNNHead
 from fewshot.finetune.trainer import train
 from fewshot.journal import canonical, read_journal
 from fewshot.store import FeatureStore
@@ -147,6 +149,24 @@ def test_47_training_goes_on_with_parts_of_a_batch_and_comes_to_the_same():
     np.testing.assert_allclose(small_losses, losses, rtol=1e-9)
 
 
+def test_47_simple_cnn_predicts_with_smaller_batches_too():
+    class Narrow(SimpleCNN):
+        most = 4
+
+        def forward(self, x):
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    head = SimpleCNNHead()
+    head.classes_, head.model_ = np.array(["a", "b", "c"]), Narrow(3, seed=0)
+    images = list(np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8))
+    expected = head.predict_proba_images(images)
+    head.model_.most = 1
+    with pytest.warns(RuntimeWarning, match="SimpleCNN goes on with [21] pictures? at a time"):
+        np.testing.assert_allclose(head.predict_proba_images(images), expected, rtol=1e-5)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_47_without_a_gpu_the_cpu_is_used_and_the_report_says_so(tmp_path):
     code, out, _ = run(
@@ -191,7 +211,7 @@ def report_of(folder):
 def last_command(errors):
     """The command that the last line gives, ready to be run."""
     words = shlex.split(errors.strip().splitlines()[-1])
-    assert words[:3] == ["python", "-m", "fewshot"]
+    assert words[:3] == [sys.executable, "-m", "fewshot"]
     return words[3:]
 
 
