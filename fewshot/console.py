@@ -319,7 +319,7 @@ class Watcher:
         if self.quiet:
             return
         if event.kind == "progress":
-            self._bar(event.subject, event.done, event.total)
+            self._bar(event.subject, event.done, event.total or None)
         elif event.kind == "history" and event.row is not None:
             if event.subject in self.epochs_of and "epoch" in event.row:
                 say(f"{event.subject}  epoch {event.row['epoch']}  loss {event.row['loss']:.4f}")

@@ -243,7 +243,8 @@ def _trained_draws(
             seed=seed,
         )
         if on_event is not None:
-            on_event(Event("progress", "training networks on other photos", index + 1, len(draws)))
+            # No total: time decides how many there will be.
+            on_event(Event("progress", "networks on other photos, as many as time allows", index + 1))
         predicted = np.unique(train.labels)[np.array(result.proba).argmax(axis=1)]
         return _accuracy(predicted == np.array(test.labels))
 

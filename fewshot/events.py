@@ -19,7 +19,7 @@ class Event:
             ``"finished"`` (a strategy is done), or ``"note"`` (a sentence for people).
         subject: what is being computed, the strategy, or the sentence.
         done: units done.
-        total: units in all.
+        total: units in all; 0 where that is not known.
         row: the line of the training curve.
     """
 

@@ -459,3 +459,23 @@ def test_engines_are_known_by_the_same_names_everywhere():
     from fewshot.cli import early
 
     assert early.ENGINES == engines.ENGINES
+
+
+def test_a_model_is_replaced_only_where_that_is_said(run, fruit_folder, tmp_path):
+    fit = ("fit", fruit_folder / "train", "-o", tmp_path / "m", "--augmentation", "none", "--no-cache")
+    assert run(*fit)[0] == 0
+    before = (tmp_path / "m/config.json").read_bytes()
+    code, _, errors = run(*fit, "--head", "ridge")
+    assert code == 1
+    assert "holds a model already" in errors
+    assert (tmp_path / "m/config.json").read_bytes() == before
+    assert run(*fit, "--head", "ridge", "--overwrite")[0] == 0
+    assert (tmp_path / "m/config.json").read_bytes() != before
+
+
+def test_a_heads_name_is_a_strategy_to_fit(run, fruit_folder, tmp_path):
+    assert run("fit", fruit_folder / "train", "-o", tmp_path / "m", "--strategy", "ridge")[0] == 0
+    assert "ridge" in (tmp_path / "m/config.json").read_text()
+    code, _, errors = run("fit", fruit_folder / "train", "-o", tmp_path / "n", "--strategy", "rigde")
+    assert code == 2
+    assert "'ridge'" in errors

@@ -128,6 +128,6 @@ def _when(seconds: Any) -> str:
     from datetime import UTC, datetime
 
     try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC, to the hour"
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H} h UTC"
     except (TypeError, ValueError, OverflowError, OSError):
         return "unknown"

@@ -73,7 +73,10 @@ def print_data(report: DataReport) -> None:
         if found:
             out.print(f"\n[bold {style}]{heading}[/bold {style}]")
         for one in found:
-            said = one.message.removeprefix(f"{one.code}: ").replace(f" [{one.code}]", "")
+            said = one.message.replace(f" [{one.code}]", "")
+            # Notes elsewhere begin with the code's word, which stands before the sentence here.
+            begins = said.lower().startswith(f"{one.code.lower()}: ")
+            said = said[len(one.code) + 2 :].lstrip() if begins else said
             out.print(f"  [{style}]{one.code}[/{style}]  {escape(said)}", soft_wrap=True)
     if report.uses:
         out.print("\n[bold]Can be used for[/bold]")

@@ -167,6 +167,7 @@ def fit(
     ] = None,
     views: Annotated[int, typer.Option(help="Augmented views per image.")] = 16,
     seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there already.")] = False,
     strict: Strict = False,
     no_cache: NoCache = False,
     json: Json = False,
@@ -192,6 +193,7 @@ def fit(
             "cache": not no_cache,
         },
         strict=strict,
+        overwrite=overwrite,
     )
     if json:
         print_json(summary)
@@ -200,7 +202,7 @@ def fit(
         say(f"{name}: {count} image{'s' if count != 1 else ''}")
     for note in summary["notes"]:
         say(f"- {note}")
-    say(f"Model: {output}")
+    say(f"Model: {output}. Use it with: {shlex.join(['fewshot', 'predict', str(output), 'new.jpg'])}")
 
 
 def predict(

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from fewshot.errors import ImageError
 from fewshot.images.audit import AuditedDataset
 from fewshot.images.dataset import ImageDataset
-from fewshot.images.findings import Finding, shortened
+from fewshot.images.findings import Finding, shortened, summarised
 from fewshot.images.folds import MAX_FOLDS, units_per_class
 
 SCHEMA_VERSION = 1
@@ -84,6 +84,10 @@ class DataReport:
     test: SetReport | None
     findings: tuple[Finding, ...]
     uses: tuple[Use, ...]
+
+    def __str__(self) -> str:
+        lines = [repr(self), *(f"{finding.severity}: {finding.message}" for finding in summarised(self.findings))]
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {code}" for code, count in self.counts().items())

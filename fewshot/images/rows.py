@@ -111,11 +111,14 @@ class Table:
             count = self.columns.count(column)
             raise DatasetError(f"{self.name} has {count} columns called {show(column)!r}; rename one.")
         lower = {name.lower(): name for name in reversed(self.columns)}
+        # Image for image: what else could be meant?
+        if [name.lower() for name in self.columns].count(column.lower()) == 1:
+            return self.columns.index(lower[column.lower()])
         close = [lower[name] for name in difflib.get_close_matches(column.lower(), lower, n=3, cutoff=0.6)]
         guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise DatasetError(
             f"{self.name} has no column {column!r}; its columns are {shortened(list(map(repr, self.columns)), 20)}."
-            f"{guess} Name them with image_column= and label_column=."
+            f"{guess} Rename them, or name them in Python: ImageDataset.from_csv(path, image_column=, label_column=)."
         )
 
     def _open(self, path: Path) -> io.TextIOWrapper:
