@@ -19,7 +19,7 @@ from fewshot.classifier import as_seed
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views
 from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
-from fewshot.images.audit import AuditedDataset, OnProgress, audit
+from fewshot.images.audit import AuditedDataset, OnProgress, audit, survey
 from fewshot.images.data_report import describe, too_few_classes, unknown_classes, untested_classes
 from fewshot.images.dataset import ImageDataset, as_sources
 from fewshot.images.findings import Finding, messages
@@ -214,9 +214,12 @@ class _Run:
             "Give a test set, or a second image of every class for cross-validation."
         )
         if unlabeled:
-            audited = audit(unlabeled)
+            # Nothing is learned from them or measured on them: however many cannot be read, the rest is of use.
+            audited = survey(unlabeled)
             other, digests = audited.dataset, audited.digests
-            self.notes += audited.notes
+            if not other.sources:
+                raise DatasetError(f"None of the {len(unlabeled)} unlabelled images can be read: {audited.skipped[0]}")
+            self.notes += [finding.message for finding in audited.findings if finding.severity != "error"]
             self.notes.append(
                 "Agreement of strategies on unlabelled images is not accuracy: all can be wrong together."
             )

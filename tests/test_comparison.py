@@ -303,3 +303,15 @@ def test_the_json_holds_everything_and_comes_back(two_fruits, tmp_path):
 
 def test_fewer_views_for_more_images():
     assert [default_n_views(n) for n in (1, 2, 40, 80, 600, 10**6)] == [16, 16, 16, 8, 4, 4]
+
+
+def test_unreadable_unlabelled_images_stop_nothing(two_fruits, tmp_path):
+    train, test = two_fruits
+    pair = train.subset([0, 4])
+    report = fewshot.compare(
+        pair, unlabeled=[*test.sources[:2], b"<html>", b""], strategies=["prototypical"], augmentation="none"
+    )
+    assert len(report.test_images) == 2
+    assert sum("Left out" in note for note in report.notes) == 2
+    with pytest.raises(DatasetError, match="None of the 1 unlabelled images can be read"):
+        fewshot.compare(pair, unlabeled=[b""], strategies=["prototypical"])
