@@ -66,7 +66,7 @@ def replace_file(path: str | os.PathLike[str], make: Callable[[Path], None], *, 
 
 def cannot_write(path: str | os.PathLike[str], error: OSError, *, size: int | None = None) -> OutputError:
     """Say why something cannot be written, and what to do."""
-    what = os.fspath(path) if size is None else f"{os.fspath(path)} ({size / 1e6:.1f} MB)"
+    what = os.fspath(path) if size is None else f"{os.fspath(path)} ({show_size(size)})"
     if error.errno in _FULL:
         return OutputError(
             f"{what} cannot be written: the disk is full ({room(path)}). Make room, or choose another place."
@@ -80,9 +80,18 @@ def room(path: str | os.PathLike[str]) -> str:
     while not place.is_dir() and place != place.parent:
         place = place.parent
     try:
-        return f"{shutil.disk_usage(place).free / 1e6:.1f} MB are free in {place}"
+        return f"{show_size(shutil.disk_usage(place).free)} are free in {place}"
     except OSError:
         return "how much is free is not known"
+
+
+def show_size(size: float) -> str:
+    """Write a number of bytes for people: ``"1.5 GB"``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.95 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def sync(path: Path) -> None:

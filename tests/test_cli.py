@@ -348,7 +348,7 @@ def test_a_comparison_whose_cells_cannot_be_kept_says_how_to_go_on(run, fruit_fo
     disk = small_disk(4096)
     code, printed, errors = run("compare", fruit_folder / "train", *SMALL, "--repeats", 6, "--out", disk)
     assert (code, printed) == (1, "")
-    assert "compare-journal.jsonl cannot be written: the disk is full (0.0 MB are free in" in errors
+    assert "compare-journal.jsonl cannot be written: the disk is full (0 B are free in" in errors
     assert "Cells that are finished are kept: go on with the same command." in errors
     assert count_records(disk / "compare-journal.jsonl") > 0
 
@@ -373,10 +373,10 @@ def test_a_sheet_or_a_photo_that_does_not_fit_is_an_error_and_leaves_nothing(run
     photo.write_bytes(two_fruits[0].sources[0])
     code, _, errors = run("augment", photo, "-o", disk / "sheet.png", "--size", 64)
     assert code == 1
-    assert re.search(r"sheet\.png \(0\.\d MB\) cannot be written: the disk is full \(0\.0 MB are free in", errors)
+    assert re.search(r"sheet\.png \([\d.]+ kB\) cannot be written: the disk is full \(0 B are free in", errors)
     code, _, errors = run("demo", "--out", disk / "demo")
     assert code == 1
-    assert "MB) cannot be written: the disk is full" in errors
+    assert "B) cannot be written: the disk is full" in errors
     assert list(disk.iterdir()) == []
 
 

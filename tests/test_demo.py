@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from fewshot import FewShotClassifier, cli
+from fewshot import FewShotClassifier
+from fewshot.cli.training import FRUITS
 from fewshot.demo import N_DRAWS, run_demo
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.finetune.strategies import FineTune
@@ -56,7 +57,7 @@ def test_the_demo_writes_what_it_trained_on_and_what_it_found(quick, tmp_path):
 
 
 def test_the_help_names_the_fruits():
-    assert cli.FRUITS.split(", ") == list(load_fruits()["train"].class_names)
+    assert FRUITS.split(", ") == list(load_fruits()["train"].class_names)
 
 
 def test_trained_strategies_repeat_the_first_draws_until_the_deadline(quick, tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def test_a_write_that_fails_leaves_what_was_there(run, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
-            with pytest.raises(OutputError, match=r"disk is full \([\d.]+ MB are free in .*--resume"):
+            with pytest.raises(OutputError, match=r"disk is full \([\d.]+ [kMG]?B are free in .*--resume"):
                 journal.append(record("d"))
         assert path.read_bytes() == before
         assert "d" not in journal.records
@@ -289,7 +289,7 @@ def test_a_full_disk_keeps_what_is_finished_and_says_how_to_go_on(small_disk):
             for index in range(200):
                 journal.append(record(f"cell {index}", values=[0.5] * 400))
 
-        with pytest.raises(OutputError, match=r"disk is full \(0\.0 MB are free .*go on with --resume"):
+        with pytest.raises(OutputError, match=r"disk is full \([\d.]+ k?B are free .*go on with --resume"):
             fill()
         kept = len(journal.records)
         assert kept

@@ -16,7 +16,7 @@ import pytest
 
 import fewshot
 from fewshot.errors import ModelFileError
-from fewshot.modelfile import replacing
+from fewshot.modelfile import check_target, replacing
 from fewshot.modelfile.replacing import exchange, recover, replace_folder
 
 FORKS = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
@@ -96,12 +96,17 @@ def test_an_old_folder_whose_successor_never_came_is_moved_back(tmp_path):
 
 def test_loading_and_saving_find_an_old_model_that_was_moved_away(two_fruits, tmp_path):
     classifier = fewshot.FewShotClassifier(augmentation="none").fit(two_fruits[0])
-    for use in (lambda: fewshot.load(tmp_path / "model"), lambda: classifier.save(tmp_path / "model")):
-        classifier.save(tmp_path / "model")
-        (tmp_path / "model").rename(replacing._beside(tmp_path / "model", ".old"))
-        use()
-        assert [p.name for p in tmp_path.iterdir()] == ["model"]
-        fewshot.load(tmp_path / "model")
+    classifier.save(tmp_path / "model")
+    away = replacing._beside(tmp_path / "model", ".old")
+    (tmp_path / "model").rename(away)
+    replacing._beside(tmp_path / "model", ".saving").mkdir()
+    before = sorted(tmp_path.iterdir())
+    fewshot.load(tmp_path / "model")
+    # Reading changes nothing.
+    assert sorted(tmp_path.iterdir()) == before
+    classifier.save(tmp_path / "model")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    fewshot.load(tmp_path / "model")
 
 
 def test_a_failure_half_way_leaves_the_old_folder_and_nothing_else(way, tmp_path, monkeypatch):
@@ -257,8 +262,8 @@ def test_a_full_disk_is_an_error_with_the_size_and_the_old_model_stays(two_fruit
     done = subprocess.run([*mount, str(place), *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{place}/model cannot be written: the disk is full" in done.stdout
-    assert "MB are free" in done.stdout
-    assert f"The model needs {size / 1e6:.1f} MB" in done.stdout
+    assert "kB are free" in done.stdout
+    assert f"The model needs {size / 1e3:.1f} kB" in done.stdout
 
 
 def test_a_full_disk_is_seen_in_whatever_step(two_fruits, tmp_path, monkeypatch):
@@ -272,7 +277,146 @@ def test_a_full_disk_is_seen_in_whatever_step(two_fruits, tmp_path, monkeypatch)
     for module, name in ((os, "fsync"), (replacing, "sync"), (replacing, "_move"), (Path, "mkdir")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
-            with pytest.raises(ModelFileError, match=r"the disk is full.*The model needs 0\.0 MB"):
+            with pytest.raises(ModelFileError, match=r"the disk is full.*The model needs \d+\.\d kB\."):
                 classifier.save(tmp_path / "model")
         assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
         assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def refuse_renames(path):
+    """Make a folder one that cannot be renamed, as a mount point is."""
+
+    def refuse(fresh, target):
+        assert target == path
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(target))
+
+    return refuse
+
+
+def test_a_folder_that_cannot_be_replaced_gets_its_files_replaced(tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    model.mkdir()
+    monkeypatch.setattr(replacing, "_move", refuse_renames(model))
+    inode = model.stat().st_ino
+    for word in "xy":
+        replace_folder(model, files(word))
+        assert holds(model) == word
+    assert model.stat().st_ino == inode
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("old", [None, "x"])
+@pytest.mark.parametrize("failing", [1, 2])
+def test_files_that_cannot_all_be_replaced_are_put_back(old, failing, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    model.mkdir()
+    monkeypatch.setattr(replacing, "_move", refuse_renames(model))
+    if old:
+        replace_folder(model, files(old))
+    replace, calls = os.replace, []
+
+    def fail(source, target):
+        calls.append(Path(target).name)
+        if len(calls) == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="No space"):
+            replace_folder(model, files("y"))
+    # The configuration comes last.
+    assert calls[:failing] == ["model.safetensors", "config.json"][:failing]
+    if old:
+        assert holds(model) == old
+    else:
+        assert list(model.iterdir()) == []
+
+
+def test_what_a_killed_save_left_in_a_folder_is_no_obstacle(two_fruits, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    classifier = fewshot.FewShotClassifier(augmentation="none").fit(two_fruits[0])
+    classifier.save(model)
+    (model / "config.json").unlink()
+    with pytest.raises(ModelFileError, match="not overwritten"):
+        check_target(model)
+    replacing._beside(model / "files", ".saving").mkdir()
+    check_target(model)
+    monkeypatch.setattr(replacing, "_move", refuse_renames(model))
+    classifier.save(model)
+    assert sorted(p.name for p in model.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+MOUNTED = """
+import os, pathlib, sys, fewshot
+model = pathlib.Path(sys.argv[1])
+extra = ["lost+found"] if os.path.ismount(model) else []
+for name in extra:
+    (model / name).mkdir()
+classifier = fewshot.load(sys.argv[2])
+for _ in range(2):
+    classifier.save(model)
+    names = sorted(p.name for p in model.iterdir())
+    assert names == sorted(["README.md", "config.json", "model.safetensors", *extra]), names
+    fewshot.load(model)
+assert [p.name for p in model.parent.iterdir()] == [model.name]
+"""
+
+
+@pytest.mark.parametrize(
+    "mount", ['mount -t tmpfs none "$1"', 'mount --bind "$1" "$1"'], ids=["other disk", "same disk"]
+)
+def test_a_model_is_saved_into_a_mount_point(mount, two_fruits, tmp_path):
+    fewshot.FewShotClassifier(augmentation="none").fit(two_fruits[0]).save(tmp_path / "source")
+    model = tmp_path / "place/model"
+    model.mkdir(parents=True)
+    command = ["unshare", "-rm", "sh", "-c", f'{mount} && shift && exec "$@"', "sh", str(model)]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("needs unshare -rm and mount")
+    program = [sys.executable, "-W", "ignore", "-c", MOUNTED, str(model), str(tmp_path / "source")]
+    done = subprocess.run([*command, *program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+CLOSED = """
+import os, pathlib, sys
+from fewshot.modelfile import check_target
+from fewshot.modelfile.replacing import replace_folder
+model = pathlib.Path(sys.argv[1])
+check_target(model)
+replace_folder(model, {"config.json": b"{}", "README.md": b"x"})
+assert sorted(os.listdir(model)) == ["README.md", "config.json"]
+try:
+    check_target(model.parent / "other")
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_folder_in_one_that_cannot_be_written_to_is_written_to(tmp_path):
+    place = tmp_path / "place"
+    (place / "model").mkdir(parents=True)
+    mount = 'mount --bind "$1" "$1" && mount -t tmpfs none "$1/model" && mount -o remount,bind,ro "$1" && shift'
+    command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", str(place)]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("needs unshare -rm and mount")
+    program = [sys.executable, "-W", "ignore", "-c", CLOSED, str(place / "model")]
+    done = subprocess.run([*command, *program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{place} is no folder that can be written to" in done.stdout
+
+
+def test_a_folder_whose_parent_is_closed_by_permissions_is_written_to(tmp_path, monkeypatch):
+    model = tmp_path / "place/model"
+    model.mkdir(parents=True)
+    mkdir = Path.mkdir
+
+    def closed(path, *args, **options):
+        if path.parent == model.parent and path != model:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", closed)
+    check_target(model)
+    replace_folder(model, files("x"))
+    assert holds(model) == "x"

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
 
 import fewshot
 from fewshot import FewShotClassifier, list_heads
@@ -25,6 +27,8 @@ from fewshot.finetune.strategies import FineTune
 from fewshot.heads import make_head
 from fewshot.heads.base import Head
 from fewshot.modelfile.documents import write_json
+from fewshot.modelfile.schema import SklearnHead
+from fewshot.modelfile.sklearn_heads import fit_again, make_sklearn
 
 QUICK = {
     "fine-tune": FineTune(steps=2, batch_size=2),
@@ -321,6 +325,8 @@ def test_a_surrogate_in_a_label_survives(two_fruits, tmp_path):
         ({"sklearn": "LogisticRegresion", "parameters": {}}, "'LogisticRegression'"),
         ({"sklearn": "RandomForestClassifier", "parameters": {"n_estimators": 10**6}}, "asks for more than 2000"),
         ({"sklearn": "MLPClassifier", "parameters": {"hidden_layer_sizes": [2000, 2000]}}, "asks for more than 2048"),
+        ({"sklearn": "MLPClassifier", "parameters": {"max_iter": 10_001}}, "asks for more than 10000"),
+        ({"sklearn": "LogisticRegressionCV", "parameters": {"Cs": 101}}, "asks for more than 100"),
         ({"sklearn": "SVC", "parameters": {"cache_size": 1e9}}, "asks for more than 1000"),
         ({"sklearn": "SVC", "parameters": {"memory": "/tmp"}}, "no parameter 'memory'"),
         ({"sklearn": "SVC", "parameters": {"kernel": "precomputed"}}, "cannot be trained again"),
@@ -339,6 +345,25 @@ def test_a_scikit_learn_head_that_answers_differently_than_it_did_warns(two_frui
     put_tensors(tmp_path / "model", tensors | {"answers": 1 - tensors["answers"]})
     with pytest.warns(RuntimeWarning, match="answers differently"):
         fewshot.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("name", "most"), [("LabelPropagation", 3_000), ("GaussianNB", 20_000)])
+def test_a_scikit_learn_head_is_not_trained_on_too_many_rows(name, most):
+    rows = {"features": torch.zeros(most + 1, 2), "codes": torch.arange(most + 1) % 2}
+    description = SklearnHead(sklearn=name, version="1.6.0", parameters={})
+    with pytest.raises(ModelFileError, match=f"{most + 1} rows; at most {most}"):
+        fit_again(make_sklearn(description), description, rows, np.array(["a", "b"]))
+
+
+def test_a_method_without_a_limit_on_its_steps_gets_one_while_it_is_trained(monkeypatch):
+    steps, fit = [], SVC.fit
+    monkeypatch.setattr(SVC, "fit", lambda self, *rows: (steps.append(self.max_iter), fit(self, *rows))[1])
+    rows = {"features": torch.tensor([[0.0], [1.0]]), "codes": torch.tensor([0, 1])}
+    description = SklearnHead(sklearn="SVC", version=None, parameters={"max_iter": -1, "C": 1e12, "tol": 1e-12})
+    head = make_sklearn(description)
+    fit_again(head, description, rows, np.array(["a", "b"]))
+    assert steps == [100_000]
+    assert head.max_iter == -1
 
 
 def test_how_many_processes_trained_it_is_not_kept(two_fruits, tmp_path):
@@ -402,12 +427,21 @@ def test_links_are_refused_where_files_cannot_be_opened_relative_to_a_folder(sav
         fewshot.load(saved[1])
 
 
-def test_a_folder_of_a_thousand_files_is_no_model(saved):
-    (saved[1] / "many").mkdir()
-    for number in range(1001):
-        (saved[1] / "many" / str(number)).touch()
-    with pytest.raises(ModelFileError, match="more than 1000 files"):
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+def test_a_folder_of_a_hundred_files_or_folders_is_no_model(make, saved):
+    for number in range(101):
+        make(saved[1] / str(number))
+    with pytest.raises(ModelFileError, match="more than 100 files"):
         fewshot.load(saved[1])
+
+
+def test_folders_in_a_model_folder_are_not_entered(saved, monkeypatch):
+    for number in range(200):
+        (saved[1] / ".git" / str(number)).mkdir(parents=True)
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(path), scandir(path))[1])
+    fewshot.load(saved[1])
+    assert [path for path in listed if str(path).startswith(str(saved[1]))] == [saved[1]]
 
 
 class Bomb:

@@ -55,7 +55,8 @@ def clear(
     """Remove all stored features, also those of older versions. What is running computes them again."""
     from fewshot.console import print_json
     from fewshot.errors import InvalidInputError
-    from fewshot.store.place import default_place, show_size
+    from fewshot.files import show_size
+    from fewshot.store.place import default_place
     from fewshot.store.upkeep import clear as remove
 
     path = default_place().path
@@ -77,7 +78,8 @@ def limit(
 ) -> None:
     """Show or set how large the store may become; the longest unused features make room."""
     from fewshot.console import print_json, say
-    from fewshot.store.place import default_place, find_limit, parse_size, show_size
+    from fewshot.files import show_size
+    from fewshot.store.place import default_place, find_limit, parse_size
     from fewshot.store.upkeep import set_limit
 
     path, removed = default_place().path, 0
@@ -106,7 +108,7 @@ def _info_as_data(found: Any) -> dict[str, Any]:
 
 
 def _info_as_rows(found: Any) -> list[tuple[str, str]]:
-    from fewshot.store.place import show_size
+    from fewshot.files import show_size
 
     rows = [
         ("file", f"{found.path} ({found.origin})"),

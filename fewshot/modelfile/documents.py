@@ -6,13 +6,17 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from typing import Any
 
 from fewshot.errors import ModelFileError
 
 _MAX_DEPTH = 16
 _MAX_DIGITS = 20
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_MAX_CHARACTERS = 100
+# An escape is one piece, so that an escaped quote ends no string. No pattern for a whole string: one that is never
+# closed would be tried from each of its quotes.
+_PIECES = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
 
 
 def parse_json(data: bytes, name: str) -> Any:
@@ -27,8 +31,7 @@ def parse_json(data: bytes, name: str) -> Any:
     """
     try:
         text = data.decode("utf-8")
-        if _depth(text) > _MAX_DEPTH:
-            raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+        _check_depth(text)
         return json.loads(
             text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_whole, parse_float=_finite
         )
@@ -51,19 +54,23 @@ def document_digest(document: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
 
 
-def _depth(text: str) -> int:
-    deepest = level = 0
-    for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
-        level += 1 if bracket in "[{" else -1
-        deepest = max(deepest, level)
-    return deepest
+def _check_depth(text: str) -> None:
+    level, inside = 0, False
+    for match in _PIECES.finditer(text):
+        piece = match[0]
+        if piece == '"':
+            inside = not inside
+        elif not inside and piece in "[]{}":
+            level += 1 if piece in "[{" else -1
+            if level > _MAX_DEPTH:
+                raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"a key stands twice: {next(key for key in keys if keys.count(key) > 1)[:100]!r}")
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"a key stands twice: {twice[:100]!r}")
     return found
 
 
@@ -78,6 +85,8 @@ def _whole(text: str) -> int:
 
 
 def _finite(text: str) -> float:
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"a number of {len(text)} characters")
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is beyond floating-point numbers")

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
-import zipfile
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from fewshot.errors import ModelFileError
+from fewshot.modelfile.replacing import STAGED
 from fewshot.modelfile.schema import MAX_CONFIG_BYTES
 from fewshot.modelfile.weights import FILE_NAME, MAX_BYTES
 
 FILES = frozenset(("config.json", FILE_NAME, "README.md"))
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".ckpt", ".dill")
-_MAX_FILES = 1_000
+# What comes along with a folder that is shared, versioned or mounted. None of it is opened.
+_HARMLESS = frozenset(
+    """.git .gitattributes .gitignore .cache LICENSE LICENSE.md LICENSE.txt
+    .DS_Store Thumbs.db desktop.ini lost+found""".split()
+)
+_MAX_NAMES = 100
+
+
+class NoModelError(ModelFileError):
+    """There is no model folder at this place."""
 
 
 class ModelFolder:
@@ -30,7 +40,7 @@ class ModelFolder:
         self.path = Path(path)
         self._handle = -1
         if not self.path.is_dir():
-            raise ModelFileError(f"there is no such folder. {_HINT.format(self.path)}")
+            raise NoModelError(f"there is no such folder. {_HINT.format(self.path)}")
         # Where the system opens files relative to an open folder, a folder that is replaced stays readable.
         if os.open in os.supports_dir_fd:
             try:
@@ -68,7 +78,8 @@ class ModelFolder:
             else:
                 handle = os.open(_no_link(self.path / name), flags)
         except FileNotFoundError:
-            raise ModelFileError(f"it has no {name}. {_HINT.format(self.path)}") from None
+            kind = NoModelError if name == "config.json" else ModelFileError
+            raise kind(f"it has no {name}. {_HINT.format(self.path)}") from None
         except OSError as error:
             link = " (links are not followed)" if error.errno == errno.ELOOP else ""
             raise ModelFileError(f"{name} cannot be read: {error.strerror}{link}") from None
@@ -93,22 +104,31 @@ class ModelFolder:
             raise ModelFileError(f"{name} is larger than {limit >> 20} MB, more than is ever written")
         return data
 
-    def refuse_pickles(self) -> None:
-        """Refuse a folder with a pickle anywhere in it; none would be read, and none belongs there.
+    def refuse_others(self) -> None:
+        """Refuse a folder that holds anything but a model and what is known to come along with one.
+
+        Only names are looked at: nothing else is opened, and no folder in it is entered.
 
         Raises:
-            ModelFileError: with their names.
+            ModelFileError: with the names.
         """
-        pickles, count = [], 0
-        for place, _, names in os.walk(self.path):
-            count += len(names)
-            if count > _MAX_FILES:
-                raise ModelFileError(f"it holds more than {_MAX_FILES} files and is no model folder")
-            pickles += [name for name in names if name not in FILES and _is_pickle(Path(place, name))]
+        try:
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in itertools.islice(entries, _MAX_NAMES + 1)]
+        except OSError as error:
+            raise ModelFileError(f"it cannot be listed: {error.strerror}") from None
+        if len(names) > _MAX_NAMES:
+            raise ModelFileError(f"it holds more than {_MAX_NAMES} files and is no model folder")
+        others = sorted(name for name in names if name not in FILES | _HARMLESS and not name.startswith(STAGED))
+        pickles = [name for name in others if name.lower().endswith(_PICKLES)]
         if pickles:
             raise ModelFileError(
-                f"it holds {', '.join(sorted(pickles)[:5])}: a pickle can run code when it is read, so such a folder "
-                "is refused. Remove it if you trust the rest."
+                f"it holds {_some(pickles)}: a pickle can run code when it is read, so such a folder is refused. "
+                "Remove it if you trust the rest."
+            )
+        if others:
+            raise ModelFileError(
+                f"it holds {_some(others)}, which is no part of a model. Move it elsewhere if you trust the rest."
             )
 
 
@@ -121,18 +141,5 @@ def _no_link(path: Path) -> Path:
     return path
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle by its name, or by how it begins: protocol 2 and later, and torch's archives."""
-    if path.suffix.lower() in _PICKLES:
-        return True
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return False
-        with path.open("rb") as file:
-            start = file.read(2)
-        if start == b"PK":
-            with zipfile.ZipFile(path) as archive:
-                return any(name.endswith(".pkl") for name in archive.namelist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False
-    return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5
+def _some(names: list[str]) -> str:
+    return ", ".join(repr(name[:60]) for name in names[:5])

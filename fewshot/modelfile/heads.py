@@ -22,6 +22,7 @@ from fewshot.modelfile.weights import Expected
 
 # What a step costs grows with the support, and prediction takes as many: no more than a patient person would wait for.
 _MAX_STEPS = 10_000
+_MAX_WHOLE = 1_000_000
 
 
 def describe_own(head: Head | ImageHead) -> dict[str, Any]:
@@ -74,10 +75,11 @@ def make_own(description: OwnHead) -> Head | ImageHead:
     head: Any = factory(**description.parameters)
     if not isinstance(head, (Head, ImageHead)):
         raise ModelFileError(f"{description.name!r} is no head that can be loaded")
+    limit = _MAX_STEPS if isinstance(head, Head) else _MAX_WHOLE
+    high = [name for name, value in description.parameters.items() if type(value) is int and value > limit]
+    if high:
+        raise ModelFileError(f"head {description.name!r}: {high[0]} is above {limit}")
     if isinstance(head, Head):
-        high = [name for name, value in description.parameters.items() if type(value) is int and value > _MAX_STEPS]
-        if high:
-            raise ModelFileError(f"head {description.name!r}: {high[0]} is above {_MAX_STEPS}")
         try:
             head._check_parameters()
         except InvalidInputError as error:

@@ -4,6 +4,9 @@ A fresh folder is built beside its place, forced to the disk, and exchanged with
 system cannot exchange two names, the old folder is moved away first; whoever finds its place empty after a crash in
 between moves it back. What a killed process left behind is removed by the next one. A lock on the folder around them
 keeps two from working at once.
+
+A mount point, and a folder in one that cannot be written to, stay where they are: their files are replaced one by one,
+``config.json`` last. A crash in between leaves files that do not fit together, which loading refuses.
 """
 
 from __future__ import annotations
@@ -28,7 +31,12 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+STAGED = ".fewshot-"
+"""How the names of all begin that is here for a moment only."""
+
 _FRESH, _OLD = ".saving", ".old"
+# What a system answers where a folder itself cannot be replaced: it is a mount point, or what it lies in is closed.
+_FIXED = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 _PATIENCE = 60.0
 # Without locks, what is younger than a day may be another process's work.
 _ABANDONED = 86_400.0
@@ -41,23 +49,88 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
         OSError: it cannot be written; what was there before still is.
         TimeoutError: another process is busy there.
     """
+    if os.path.ismount(path):
+        _replace_files(path, files)
+        return
+    try:
+        _replace_whole(path, files)
+    except OSError as error:
+        # Neither does everything that is mounted look so from inside, nor are permissions all there is.
+        if error.errno not in _FIXED or not path.is_dir():
+            raise
+        _replace_files(path, files)
+
+
+def _replace_whole(path: Path, files: Mapping[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.parent) as alone:
         _tidy(path, alone)
         fresh = _beside(path, _FRESH)
         try:
-            fresh.mkdir()
-            for name, data in files.items():
-                with (fresh / name).open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            sync(fresh)
+            _write(fresh, files)
             _move(fresh, path)
             sync(path.parent)
         finally:
             # After an exchange this is the old folder.
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _replace_files(path: Path, files: Mapping[str, bytes]) -> None:
+    """Replace the files of a folder that stays; on failure the former ones are put back."""
+    with _locked(path) as alone:
+        inside = path / "files"
+        _remove_leftovers(inside, alone)
+        fresh, old = _beside(inside, _FRESH), _beside(inside, _OLD)
+        try:
+            _write(fresh, files)
+            _exchange_files(path, fresh, old, sorted(files, key="config.json".__eq__))
+            sync(path)
+        finally:
+            for place in (fresh, old):
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _exchange_files(path: Path, fresh: Path, old: Path, names: list[str]) -> None:
+    old.mkdir()
+    moved: list[str] = []
+    try:
+        for name in names:
+            if os.path.lexists(path / name):
+                # The old file keeps its name until the new one takes it.
+                _keep(path / name, old / name)
+            os.replace(fresh / name, path / name)
+            moved.append(name)
+    except BaseException:
+        for name in moved:
+            if os.path.lexists(old / name):
+                os.replace(old / name, path / name)
+            else:
+                (path / name).unlink(missing_ok=True)
+        raise
+
+
+def _keep(file: Path, kept: Path) -> None:
+    try:
+        os.link(file, kept)
+    except OSError:
+        # Not every file system has hard links.
+        shutil.copyfile(file, kept)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for name, data in files.items():
+        with (folder / name).open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    sync(folder)
+
+
+def present(path: Path) -> Path:
+    """Find where a folder is: at ``path``, or under the name that a killed process had moved it to."""
+    real = Path(os.path.realpath(path))
+    return path if os.path.lexists(real) else next(_complete(real), path)
 
 
 def recover(path: Path) -> None:
@@ -121,7 +194,7 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def _prefix(path: Path) -> str:
-    return f".fewshot-{hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}-"
+    return f"{STAGED}{hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()}-"
 
 
 def _leftovers(path: Path, *endings: str) -> Iterator[Path]:
@@ -131,12 +204,20 @@ def _leftovers(path: Path, *endings: str) -> Iterator[Path]:
                 yield place
 
 
+def _complete(path: Path) -> Iterator[Path]:
+    return (old for old in _leftovers(path, _OLD) if (old / "config.json").is_file())
+
+
 def _tidy(path: Path, alone: bool) -> None:
     """Move back what a killed process had moved away, and remove the rest of what it left."""
     if not os.path.lexists(path):
-        complete = [old for old in _leftovers(path, _OLD) if (old / "config.json").is_file()]
+        complete = next(_complete(path), None)
         if complete:
-            complete[0].rename(path)
+            complete.rename(path)
+    _remove_leftovers(path, alone)
+
+
+def _remove_leftovers(path: Path, alone: bool) -> None:
     for place in _leftovers(path, _FRESH, _OLD):
         with contextlib.suppress(OSError):
             if alone or time.time() - place.stat().st_mtime > _ABANDONED:

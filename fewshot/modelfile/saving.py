@@ -13,7 +13,7 @@ import fewshot
 from fewshot.augment import load_policy
 from fewshot.classifier import FewShotClassifier
 from fewshot.errors import ModelFileError
-from fewshot.files import cannot_write
+from fewshot.files import cannot_write, show_size
 from fewshot.finetune.base import ImageHead
 from fewshot.heads.base import Head
 from fewshot.modelfile.documents import parse_json, write_json
@@ -21,7 +21,7 @@ from fewshot.modelfile.folder import FILES, ModelFolder
 from fewshot.modelfile.heads import describe_own
 from fewshot.modelfile.labels import describe_labels
 from fewshot.modelfile.readme import write_readme
-from fewshot.modelfile.replacing import recover, replace_folder
+from fewshot.modelfile.replacing import STAGED, recover, replace_folder
 from fewshot.modelfile.restoring import restore
 from fewshot.modelfile.schema import SCHEMA_VERSION, read_config
 from fewshot.modelfile.sklearn_heads import describe_sklearn
@@ -54,7 +54,7 @@ def save(classifier: FewShotClassifier, path: str | os.PathLike[str]) -> None:
         replace_folder(Path(os.path.realpath(path)), files)
     except OSError as error:
         needed = sum(map(len, files.values()))
-        raise ModelFileError(f"{cannot_write(path, error)} The model needs {needed / 1e6:.1f} MB.") from None
+        raise ModelFileError(f"{cannot_write(path, error)} The model needs {show_size(needed)}.") from None
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
@@ -65,17 +65,30 @@ def check_target(path: str | os.PathLike[str]) -> None:
     """
     folder = Path(os.path.realpath(path))
     recover(folder)
-    parent = next((parent for parent in folder.parents if parent.exists()), folder)
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ModelFileError(f"{path} cannot be written: {parent} is no folder that can be written to.")
-    if not os.path.lexists(folder):
-        return
-    names = {p.name for p in folder.iterdir()} if folder.is_dir() else None
-    if names is None or (names and not (names <= FILES and _is_model(folder))):
-        raise ModelFileError(
-            f"{path} exists and is not a model folder, or holds other files as well; choose another name, it is not "
-            "overwritten."
-        )
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise _occupied(path)
+    # What lies around an existing folder need not be open: its files can be replaced where they are.
+    place = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if not place.is_dir() or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+        raise ModelFileError(f"{path} cannot be written: {place} is no folder that can be written to.")
+    if place == folder and not _replaceable(folder):
+        raise _occupied(path)
+
+
+def _occupied(path: str | os.PathLike[str]) -> ModelFileError:
+    return ModelFileError(
+        f"{path} exists and is not a model folder, or holds other files as well; choose another name, it is not "
+        "overwritten."
+    )
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a folder is empty, a model, or what is left of saving one there."""
+    names = {entry.name for entry in folder.iterdir()}
+    if os.path.ismount(folder):
+        names.discard("lost+found")
+    staged = {name for name in names if name.startswith(STAGED)}
+    return not names or (names - staged <= FILES and (bool(staged) or _is_model(folder)))
 
 
 def _is_model(folder: Path) -> bool:

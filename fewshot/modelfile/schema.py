@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from fewshot.classifier import MAX_SEED
 from fewshot.errors import ModelFileError
@@ -17,54 +27,119 @@ from fewshot.modelfile.documents import document_digest
 SCHEMA_VERSION = 2
 MAX_CONFIG_BYTES = 4 << 20
 
-Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
-# Beyond these a head would not fit into memory, compute for hours, or overflow.
-Whole: TypeAlias = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
-Number: TypeAlias = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
-Scalar: TypeAlias = bool | Whole | Number | Name | None
-Parameter: TypeAlias = Scalar | Annotated[list[Scalar], Field(max_length=100)]
-Text: TypeAlias = Annotated[str, Field(max_length=2_000)]
-Fact: TypeAlias = Scalar | Text | Annotated[dict[Name, Number], Field(max_length=100)]
-# Plain strings where a lone surrogate may stand, as in paths: pydantic cannot measure one.
-Label: TypeAlias = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str
+MAX_CLASSES = 100_000
+_MAX_NAME, _MAX_TEXT, _MAX_WHOLE, _MAX_NUMBER = 200, 2_000, 1 << 32, 1e30
+
+
+def _at_most(limit: int) -> BeforeValidator:
+    """Refuse a long list or table before it is looked into: pydantic makes an error of every bad entry."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, (list, dict)) and len(value) > limit:
+            raise ValueError(f"{len(value)} entries; at most {limit} are taken")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _scalar(value: Any, longest: int = _MAX_NAME) -> Any:
+    # Beyond these a head would not fit into memory, compute for hours, or overflow.
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and 1 <= len(value) <= longest:
+        return value
+    if isinstance(value, (int, float)) and abs(value) <= (_MAX_WHOLE if isinstance(value, int) else _MAX_NUMBER):
+        return value
+    raise ValueError(
+        f"needed is true, false, null, a text of up to {longest} characters, a whole number up to {_MAX_WHOLE} or "
+        f"another number up to {_MAX_NUMBER:g}"
+    )
+
+
+def _parameter(value: Any) -> Any:
+    if not isinstance(value, list):
+        return _scalar(value)
+    if len(value) > 100:
+        raise ValueError(f"a list of {len(value)} entries; at most 100 are taken")
+    return [_scalar(item) for item in value]
+
+
+def _fact(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value if value == "" else _scalar(value, _MAX_TEXT)
+    if len(value) > 100:
+        raise ValueError(f"a table of {len(value)} entries; at most 100 are taken")
+    for key, number in value.items():
+        if len(key) > _MAX_NAME or type(number) not in (int, float) or abs(number) > _MAX_NUMBER:
+            raise ValueError(f"in a table only names and numbers up to {_MAX_NUMBER:g} are taken")
+    return value
+
+
+def _labels(values: list[Any]) -> list[Any]:
+    if not 2 <= len(values) <= MAX_CLASSES:
+        raise ValueError(f"{len(values)} classes; from 2 to {MAX_CLASSES} are taken")
+    for position, value in enumerate(values):
+        if type(value) not in (bool, int, float, str):
+            raise ValueError(f"entry {position} is neither a text, a number, true nor false")
+    return values
+
+
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=_MAX_NAME)]
+# One check for each in place of a union, of which pydantic would report every part. Plain strings where a lone
+# surrogate may stand, as in paths: pydantic cannot measure one.
+Parameters: TypeAlias = Annotated[dict[Name, Annotated[Any, AfterValidator(_parameter)]], _at_most(50)]
+Facts: TypeAlias = Annotated[dict[Name, Annotated[Any, AfterValidator(_fact)]], _at_most(20)]
+Labels: TypeAlias = Annotated[list[Any], AfterValidator(_labels)]
 Size: TypeAlias = Annotated[int, Field(ge=0, le=1 << 40)]
-Shape: TypeAlias = Annotated[list[Size], Field(max_length=8)]
+Shape: TypeAlias = Annotated[list[Size], _at_most(8)]
+AT_MOST_TENSORS = _at_most(10_000)
 Dtype: TypeAlias = Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"]
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
-class _Table(BaseModel):
+def _kind_of_head(value: Any) -> str:
+    return "sklearn" if isinstance(value, dict) and "sklearn" in value else "own"
+
+
+class Table(BaseModel):
     """Nothing is converted and nothing is ignored."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > 20:
+            raise ValueError(f"{len(value)} entries, more than are known")
+        return value
 
-class OwnHead(_Table):
+
+class OwnHead(Table):
     """A head of this package, or of another one that registers heads."""
 
     name: Name
-    parameters: Annotated[dict[Name, Parameter], Field(max_length=50)]
-    facts: Annotated[dict[Name, Fact], Field(max_length=20)]
+    parameters: Parameters
+    facts: Facts
 
 
-class SklearnHead(_Table):
+class SklearnHead(Table):
     """One of scikit-learn's classifiers, and the version that it was fitted with."""
 
     sklearn: Name
     version: Name | None
-    parameters: Annotated[dict[Name, Parameter], Field(max_length=50)]
+    parameters: Parameters
 
 
-class TensorEntry(_Table):
+class TensorEntry(Table):
     """Type and shape of a tensor, as safetensors writes them; the type is not known of models of schema 1."""
 
     dtype: Dtype | None
     shape: Shape
 
 
-class _Common(_Table):
+class _Common(Table):
     fewshot: Name
-    classes: Annotated[list[Label], Field(min_length=2)]
+    classes: Labels
     class_dtype: Annotated[str, Field(pattern=r"^(str|[<>=|]?(U[1-9][0-9]{0,4}|[iu][1248]|f[248]|b1))$")]
     backbone: str | None
     backbone_fingerprint: Name | None
@@ -73,20 +148,20 @@ class _Common(_Table):
     random_state: Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
-class _Own1(_Table):
+class _Own1(Table):
     name: Name
-    parameters: Annotated[dict[Name, Parameter], Field(max_length=50)]
+    parameters: Parameters
 
 
-class _Sklearn1(_Table):
+class _Sklearn1(Table):
     sklearn: Name
-    parameters: Annotated[dict[Name, Parameter], Field(max_length=50)]
+    parameters: Parameters
 
 
 class _Schema1(_Common):
     schema_: Annotated[Literal[1], Field(alias="schema")]
-    head: _Own1 | _Sklearn1
-    tensors: Annotated[dict[Name, Shape], Field(max_length=10_000)]
+    head: Annotated[Annotated[_Own1, Tag("own")] | Annotated[_Sklearn1, Tag("sklearn")], Discriminator(_kind_of_head)]
+    tensors: Annotated[dict[Name, Shape], AT_MOST_TENSORS]
 
 
 class Config(_Common):
@@ -99,9 +174,11 @@ class Config(_Common):
     """
 
     schema_: Annotated[Literal[2], Field(alias="schema")]
-    head: OwnHead | SklearnHead
+    head: Annotated[
+        Annotated[OwnHead, Tag("own")] | Annotated[SklearnHead, Tag("sklearn")], Discriminator(_kind_of_head)
+    ]
     n_features: Annotated[int, Field(ge=1, le=1 << 24)] | None
-    tensors: Annotated[dict[Name, TensorEntry], Field(min_length=1, max_length=10_000)]
+    tensors: Annotated[dict[Name, TensorEntry], Field(min_length=1), AT_MOST_TENSORS]
     tensors_digest: Digest | None
 
 
@@ -126,7 +203,7 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_TABLES: dict[int, type[_Table]] = {1: _Schema1, 2: Config}
+_TABLES: dict[int, type[Table]] = {1: _Schema1, 2: Config}
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
@@ -158,13 +235,13 @@ def read_config(document: Any) -> Config:
     return config
 
 
-def _check(table: type[_Table], document: Any) -> _Table:
+def _check(table: type[Table], document: Any) -> Table:
     try:
         return table.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part)[:60] for part in first["loc"]) or "it"
-        raise ModelFileError(f"config.json: {place!r}: {first['msg']}") from None
+        raise ModelFileError(f"config.json: {place!r}: {first['msg'].removeprefix('Value error, ')}") from None
     # Pydantic's core gives up on text that holds half of a character.
     except UnicodeEncodeError as error:
         raise ModelFileError(f"config.json: {error}") from None

@@ -53,19 +53,28 @@ _MODULES = {
 CLASSIFIERS = {name: module for module, names in _MODULES.items() for name in names}
 """Every classifier that can be loaded, and where it is."""
 
-# The most that a parameter may ask for, a list in all: of time, memory and processes.
+# The most that a parameter may ask for: of time, memory and processes. How strict a tolerance and how weak a penalty
+# are needs no limit, as they cannot ask for more than `max_iter` steps.
 _LIMITS = {
     "n_estimators": 2_000,
-    "max_iter": 100_000,
+    "max_iter": 10_000,
     "max_fun": 100_000,
     "max_iter_predict": 1_000,
     "n_restarts_optimizer": 20,
     "hidden_layer_sizes": 2_048,
     "cache_size": 1_000,
-    "Cs": 100_000,
+    "Cs": 100,
+    "alphas": 100,
     "l1_ratios": 100,
     "cv": 20,
 }
+_MAX_ROWS = 20_000
+_MAX_ROWS_SQUARED = 3_000
+_SQUARED = ("GaussianProcessClassifier", "LabelPropagation", "LabelSpreading")
+"""They keep a number for every two rows."""
+_MAX_STEPS = 100_000
+"""Of methods that would go on without end."""
+
 _NOT_KEPT = ("n_jobs", "verbose")
 """How a classifier was trained, not what it is."""
 
@@ -111,10 +120,17 @@ def make_sklearn(description: SklearnHead) -> Any:
     for key, value in parameters.items():
         if key not in known:
             raise ModelFileError(f"{name} of scikit-learn {sklearn.__version__} has no parameter {key[:60]!r}")
-        amounts = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, (int, float))]
-        if sum(map(abs, amounts)) > _LIMITS.get(key, np.inf):
+        if _amount(key, value) > _LIMITS.get(key, np.inf):
             raise ModelFileError(f"{name}: {key}={value!r} asks for more than {_LIMITS[key]}, the most that is loaded")
     return factory(**parameters)
+
+
+def _amount(key: str, value: Any) -> float:
+    if isinstance(value, list):
+        # Sizes of layers add up; of values to try it counts how many there are.
+        sizes = [abs(size) for size in value if isinstance(size, (int, float))]
+        return sum(sizes) if key == "hidden_layer_sizes" else len(value)
+    return abs(value) if isinstance(value, (int, float)) else 0
 
 
 def expected_sklearn(description: SklearnHead, n_features: int | None) -> dict[str, Expected]:
@@ -144,8 +160,13 @@ def fit_again(
     features, codes = tensors["features"].numpy(), tensors["codes"].numpy()
     if not np.array_equal(np.unique(codes), np.arange(len(classes))):
         raise ModelFileError(f"its training labels are not of {len(classes)} classes")
+    most = _MAX_ROWS_SQUARED if description.sklearn in _SQUARED else _MAX_ROWS
+    if len(features) > most:
+        raise ModelFileError(
+            f"{description.sklearn} would be trained on {len(features)} rows; at most {most} are taken"
+        )
     try:
-        head.fit(features, classes[codes])
+        _fit(head, features, classes[codes])
         found = head.predict(features)
     # Parameters that do not go together, or features that a method cannot take: any error, and a bad file each time.
     except Exception as error:
@@ -159,3 +180,13 @@ def fit_again(
             stacklevel=2,
         )
     return features, codes
+
+
+def _fit(head: Any, features: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Fit; without a limit of its own on its steps (``max_iter=-1``), a method gets one meanwhile."""
+    endless = head.get_params(deep=False).get("max_iter") == -1
+    if endless:
+        head.set_params(max_iter=_MAX_STEPS)
+    head.fit(features, labels)
+    if endless:
+        head.set_params(max_iter=-1)

@@ -11,14 +11,14 @@ from typing import Annotated, Any, BinaryIO, TypeAlias
 import numpy as np
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
 from fewshot.errors import ModelFileError
 from fewshot.heads.base import Shape
 from fewshot.modelfile.documents import parse_json
-from fewshot.modelfile.schema import Dtype, Name, Size, TensorEntry
+from fewshot.modelfile.schema import AT_MOST_TENSORS, Dtype, Name, Table, TensorEntry
 from fewshot.modelfile.schema import Shape as Sizes
 
 FILE_NAME = "model.safetensors"
@@ -53,14 +53,13 @@ class Expected:
         return Expected(_NAMES[tensor.dtype], tuple(tensor.shape))
 
 
-class _HeaderEntry(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+class _HeaderEntry(Table):
     dtype: Dtype
     shape: Sizes
-    data_offsets: Annotated[list[Size], Field(min_length=2, max_length=2)]
+    data_offsets: Annotated[Sizes, Field(min_length=2, max_length=2)]
 
 
-_Header: TypeAlias = Annotated[dict[Name, _HeaderEntry], Field(max_length=10_000)]
+_Header: TypeAlias = Annotated[dict[Name, _HeaderEntry], AT_MOST_TENSORS]
 _HEADER: TypeAdapter[Any] = TypeAdapter(_Header)
 
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from fewshot.errors import InvalidInputError
-from fewshot.files import write_file
+from fewshot.files import show_size, write_file
 
 SCHEMA_VERSION = 2
 DEFAULT_LIMIT = 2 << 30
@@ -134,15 +134,6 @@ def parse_size(text: str, name: str = "size") -> int:
     if not unit and 0 < number < 1 << 20:
         raise InvalidInputError(f"{name}={text!r} has no unit; give one, such as {text.strip()}GB or {text.strip()}MB.")
     return int(number * _UNITS.get(unit, 1))
-
-
-def show_size(size: float) -> str:
-    """Write a number of bytes for people: ``"1.5 GB"``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.95 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def _absolute(folder: str) -> Path:

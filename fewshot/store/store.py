@@ -13,11 +13,11 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.files import room
+from fewshot.files import room, show_size
 from fewshot.store import database as db
 from fewshot.store import repair
 from fewshot.store.gate import BusyError, gate
-from fewshot.store.place import default_place, find_limit, show_size
+from fewshot.store.place import default_place, find_limit
 from fewshot.store.troubles import Trouble, is_read_only, trouble_of
 
 Use: TypeAlias = Literal["read", "write"]

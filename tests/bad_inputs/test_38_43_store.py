@@ -75,7 +75,7 @@ def test_38_a_full_disk_costs_one_warning_with_size_and_path_and_no_result(disk,
         text = str(warning.message)
         assert str(folder) in text
         assert "kB were to be stored" in text
-        assert "MB are free" in text
+        assert "B are free" in text
     assert caught
     # No partial entry: what is there is whole.
     assert verify().is_sound

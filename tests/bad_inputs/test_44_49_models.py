@@ -6,12 +6,12 @@ import os
 import pickle
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 import tracemalloc
-import zipfile
 
 import joblib
 import numpy as np
@@ -24,7 +24,9 @@ import fewshot
 from fewshot import FewShotClassifier, load_backbone
 from fewshot.backbones import _load, packaged
 from fewshot.errors import FewshotError, ModelFileError, UnknownNameError, WeightsNotFoundError
-from fewshot.modelfile.documents import write_json
+from fewshot.modelfile.documents import document_digest, write_json
+from fewshot.modelfile.schema import read_config
+from fewshot.modelfile.weights import read_header
 from tests.golden import GOLDEN, answers, unpack
 
 NEWEST = max(GOLDEN.glob("schema-*"), key=lambda path: int(path.name.rpartition("-")[2]))
@@ -67,22 +69,32 @@ def as_torch():
         return file.getvalue()
 
 
+def as_array():
+    with io.BytesIO() as file:
+        np.save(file, np.array([Bomb()], dtype=object), allow_pickle=True)
+        return file.getvalue()
+
+
 PICKLES = {
     "head.pkl": pickle.dumps(Bomb()),
     "model.joblib": b"anything",
     "pytorch_model.bin": b"anything",
     "weights.PT": b"anything",
-    "sub/folder/model.ckpt": b"anything",
+    "old.Pickle": pickle.dumps(Bomb(), protocol=0),
+}
+OTHERS = {
     "innocent.dat": pickle.dumps(Bomb(), protocol=4),
+    "older.dat": pickle.dumps(Bomb(), protocol=0),
+    "objects.npy": as_array(),
     "notes.txt": as_torch(),
+    "sub/folder/model.ckpt": b"anything",
 }
 
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_44_a_pickle_in_a_model_folder_is_refused(model, name, command):
-    (model / name).parent.mkdir(parents=True, exist_ok=True)
     (model / name).write_bytes(PICKLES[name])
-    with pytest.raises(ModelFileError, match=f"{os.path.basename(name)}.*can run code"):
+    with pytest.raises(ModelFileError, match=f"{name}.*can run code"):
         fewshot.load(model)
     code, said = command("predict", model, "x.jpg")
     assert code == 1
@@ -96,12 +108,37 @@ def test_44_a_pickle_in_the_place_of_a_file_is_refused(model, name):
         fewshot.load(model)
 
 
-def test_44_other_files_beside_a_model_are_no_pickles(model):
-    (model / "notes.txt").write_text("mine")
-    with zipfile.ZipFile(model / "archive.zip", "w") as archive:
-        archive.writestr("a.txt", "x")
-    (model / "empty").write_bytes(b"")
+@pytest.mark.parametrize("name", OTHERS)
+def test_44_a_pickle_under_another_name_is_refused_unopened(model, name):
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
+    (model / name).write_bytes(OTHERS[name])
+    with pytest.raises(ModelFileError, match=f"'{name.partition('/')[0]}', which is no part of a model"):
+        fewshot.load(model)
+
+
+def test_44_what_comes_along_with_a_shared_folder_is_left_alone(model):
+    for name in (".gitattributes", ".gitignore", "LICENSE", ".DS_Store"):
+        (model / name).write_bytes(pickle.dumps(Bomb()))
+    (model / ".git").mkdir()
+    (model / ".git/head.pkl").write_bytes(b"x")
+    # Nothing of it is opened.
+    (model / "LICENSE.md").symlink_to("/dev/zero")
     fewshot.load(model)
+
+
+def test_44_an_archive_that_claims_a_huge_directory_is_refused_unopened(model):
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, 1 << 31, 0, 0)
+    with (model / "notes.txt").open("wb") as file:
+        file.write(b"PK\3\4")
+        file.seek(1 << 31)
+        file.write(end)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match=r"notes\.txt"):
+            fewshot.load(model)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.fixture
@@ -266,6 +303,95 @@ def test_46_wrong_shapes_are_refused(model):
 def test_46_json_that_is_no_configuration_is_refused(model, text, word):
     (model / "config.json").write_bytes(text)
     with pytest.raises(ModelFileError, match=word):
+        fewshot.load(model)
+
+
+COSTLY = {
+    "escapes": b'"' + b'\\"' * 2_000_000,
+    "escapes and half a one": b'"' + b'\\"' * 2_000_000 + b"\\",
+    "the same key": b'{"schema": 2' + b', "a": 1' * 400_000 + b"}",
+    "two keys twice": b"{" + b", ".join(b'"%d": 1' % (i % 200_000) for i in range(200_001)) + b"}",
+    "digits": b'{"schema": ' + b"1" * 4_000_000 + b".5}",
+}
+
+
+@pytest.mark.parametrize("what", COSTLY)
+def test_46_json_that_costs_more_than_its_length_is_refused_at_once(model, what):
+    data = COSTLY[what]
+    assert len(data) < 4 << 20
+    (model / "config.json").write_bytes(data)
+    began = time.process_time()
+    with pytest.raises(ModelFileError, match=r"config\.json"):
+        fewshot.load(model)
+    header = len(data).to_bytes(8, "little") + data
+    with pytest.raises(ModelFileError, match="header"):
+        read_header(io.BytesIO(header), len(header))
+    assert time.process_time() - began < 20
+
+
+LONG = {
+    "classes": ({"classes": [None] * 780_000}, "'classes': 780000 classes"),
+    "bad classes": ({"classes": [None] * 90_000}, "'classes': entry 0 is neither a text, a number"),
+    "parameters": (
+        {"head": {"name": "knn", "parameters": {str(i): {} for i in range(200_000)}, "facts": {}}},
+        "'head.own.parameters': 200000 entries",
+    ),
+    "parameter": (
+        {"head": {"name": "knn", "parameters": {"k": [{}] * 700_000}, "facts": {}}},
+        "'head.own.parameters.k': a list of 700000",
+    ),
+    "facts": ({"head": {"name": "knn", "parameters": {}, "facts": {str(i): {} for i in range(200_000)}}}, "facts"),
+    "fact": (
+        {"head": {"name": "knn", "parameters": {}, "facts": {"a": {str(i): {} for i in range(200_000)}}}},
+        "table",
+    ),
+    "tensors": ({"tensors": {str(i): 0 for i in range(300_000)}}, "'tensors': 300000 entries"),
+    "shape": ({"tensors": {"a": {"dtype": "F64", "shape": [None] * 700_000}}}, "'tensors.a.shape': 700000 entries"),
+    "entries": ({str(i): 0 for i in range(300_000)}, "more than are known"),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_46_a_configuration_of_a_million_bad_entries_is_refused_in_little_memory(model, what):
+    changes, word = LONG[what]
+    config = json.loads((model / "config.json").read_text(encoding="utf-8")) | changes
+    config["digest"] = document_digest(config)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match=word):
+            read_config(config)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+MANY, NULLS = ", ".join(f'"{i}": 0' for i in range(300_000)), ", ".join(["null"] * 400_000)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"{{{MANY}}}",
+        f'{{"a": {{{MANY}}}}}',
+        f'{{"a": {{"dtype": "F64", "shape": [{NULLS}], "data_offsets": [0, 8]}}}}',
+        f'{{"a": {{"dtype": "F64", "shape": [1], "data_offsets": [{NULLS}]}}}}',
+    ],
+    ids=["tensors", "entries", "shape", "offsets"],
+)
+def test_46_a_header_of_a_million_bad_entries_is_refused_in_little_memory(header):
+    data = len(header).to_bytes(8, "little") + header.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match="its header is damaged"):
+            read_header(io.BytesIO(data), len(data))
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_46_what_is_allowed_is_said(model):
+    seal(model, head={"name": "knn", "parameters": {"k": {}}, "facts": {}})
+    with pytest.raises(ModelFileError, match=r"'head\.own\.parameters\.k': needed is true, false, null, a text"):
         fewshot.load(model)
 
 
