@@ -34,7 +34,7 @@ VALUES = st.recursive(
     | st.integers(-(10**22), 10**22)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=20)
-    | st.sampled_from(fuzz.INTERESTING),
+    | st.sampled_from(fuzz.INTERESTING).map(copy.deepcopy),  # lists and tables among them are changed later
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )

@@ -4,6 +4,7 @@
 
     documents   strict JSON, and its digest
     schema      what config.json may hold, in every schema; older ones are migrated
+    values      what its entries may be, checked without an error for each
     labels      class labels as JSON
     weights     model.safetensors: header first, then digest and values
     heads       heads of this package as data; sklearn_heads those of scikit-learn

@@ -18,8 +18,9 @@ from torch import Tensor
 from fewshot.errors import ModelFileError
 from fewshot.heads.base import Shape
 from fewshot.modelfile.documents import parse_json
-from fewshot.modelfile.schema import AT_MOST_TENSORS, Dtype, Name, Table, TensorEntry
-from fewshot.modelfile.schema import Shape as Sizes
+from fewshot.modelfile.schema import Table, TensorEntry
+from fewshot.modelfile.values import AT_MOST_TENSORS, Dtype, Name
+from fewshot.modelfile.values import Shape as Sizes
 
 FILE_NAME = "model.safetensors"
 MAX_BYTES = 1 << 30
