@@ -168,10 +168,21 @@ def _is_ours(number: int) -> bool:
 
 
 def leave(number: int) -> None:
-    """End the process now, without any clean-up but the terminal's."""
+    """End the process now, without any clean-up but the terminal's, and its workers with it."""
     show_cursor()
     _write(f"\n{farewell(number)}\n")
+    end_workers()
     os._exit(128 + number)
+
+
+def end_workers() -> None:
+    """Kill joblib's worker processes: they would go on with what nobody waits for, or sit idle for minutes."""
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    # Whatever another version of joblib calls them, the exit is to be orderly. No lock is taken on the way: the thread
+    # that has it may never give it back.
+    with contextlib.suppress(Exception):
+        for number in list(loky._executor._processes):  # type: ignore[union-attr]
+            os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def show_cursor() -> None:

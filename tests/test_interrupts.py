@@ -138,6 +138,44 @@ def test_code_that_never_returns_to_python_is_ended_too():
     assert process.returncode == 143
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc to see whether a process runs")
+@pytest.mark.parametrize("task", ["os.getpid", "signal.pause"], ids=["idle", "at work"])
+def test_worker_processes_end_with_the_process(task):
+    process = start(
+        f"""import joblib, os
+pool = joblib.Parallel(2, return_as="generator")
+answers = pool(joblib.delayed({task})() for _ in range(2))
+if "{task}" == "os.getpid":
+    list(answers)
+from joblib.externals.loky import reusable_executor
+while len(reusable_executor._executor._processes) < 2:
+    time.sleep(0.01)
+signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)
+begun()
+print(*reusable_executor._executor._processes, flush=True)
+time.sleep(3600)"""
+    )
+    workers = process.stdout.readline().split()
+    assert len(workers) == 2
+    send(process, signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    end = time.monotonic() + PATIENCE
+    while any(is_running(number) for number in workers):
+        assert time.monotonic() < end, "left alone, they would stay for five minutes"
+        time.sleep(0.01)
+
+
+def is_running(number):
+    try:
+        with open(f"/proc/{number}/stat") as stat:
+            # Behind the name, which is in brackets: what has ended but has no parent to ask is a zombie.
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def test_an_explanation_that_fails_does_not_spoil_the_farewell():
     with interrupts.orderly():
         interrupts.explain(lambda: 1 / 0)

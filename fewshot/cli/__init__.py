@@ -76,6 +76,7 @@ def _run_to_the_end() -> int:
 
 def _leave(code: int) -> NoReturn:
     """End after a signal: libraries tidy up, but nobody waits for seconds while Python gives memory back bit by bit."""
+    interrupts.end_workers()
     atexit._run_exitfuncs()
     os._exit(code)
 

@@ -14,13 +14,14 @@ import torch
 
 from fewshot.backbones import base
 from fewshot.backbones.base import Network, run_network
+from fewshot.cli import main
 from fewshot.errors import FewshotError
 from fewshot.features import extract_views
 from fewshot.finetune.simple_cnn import SimpleCNN, SimpleCNNHead
 from fewshot.finetune.trainer import train
 from fewshot.journal import canonical, read_journal
 from fewshot.store import FeatureStore
-from tests.processes import finish, lines, make_pictures, run, start, wait_until
+from tests.processes import finish, lines, make_pictures, start, wait_until
 
 QUICK = ("--strategies", "simple-cnn,prototypical", "--repeats", 1)
 
@@ -168,8 +169,8 @@ def test_47_simple_cnn_predicts_with_smaller_batches_too():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_47_without_a_gpu_the_cpu_is_used_and_the_report_says_so(tmp_path):
-    code, out, _ = run(
+def test_47_without_a_gpu_the_cpu_is_used_and_the_report_says_so(tmp_path, here):
+    code, out, _ = here(
         "compare", make_pictures(tmp_path / "set"), "--strategies", "prototypical", "--out", tmp_path / "o", "--json"
     )
     assert code == 0
@@ -209,10 +210,24 @@ def report_of(folder):
 
 
 def last_command(errors):
-    """The command that the last line gives, ready to be run."""
+    """The command that the last line gives, ready to be run in this process or another."""
     words = shlex.split(errors.strip().splitlines()[-1])
     assert words[:3] == [sys.executable, "-m", "fewshot"]
     return words[3:]
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run the command line in this process, which has imported torch: (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fewshot", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +235,7 @@ def photos(tmp_path_factory):
     return make_pictures(tmp_path_factory.mktemp("photos") / "a set")
 
 
-def test_50_compare_keeps_finished_cells_and_the_command_it_prints_goes_on(photos, tmp_path):
+def test_50_compare_keeps_finished_cells_and_the_command_it_prints_goes_on(photos, tmp_path, here):
     out = tmp_path / "the out"
     journal = out / "compare-journal.jsonl"
     process = start("compare", photos, *QUICK, "--out", out)
@@ -239,31 +254,32 @@ def test_50_compare_keeps_finished_cells_and_the_command_it_prints_goes_on(photo
     code, _, errors = finish(process)
     assert code == 130
     assert f"Going on with an interrupted run: {kept} of 10 cells are finished." in errors
-    code, printed, errors = run(*last_command(errors))
+    code, printed, errors = here(*last_command(errors))
     assert code == 0, errors
     assert "linear" not in printed
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "report.md"]
-    code, _, errors = run("compare", photos, *QUICK, "--out", tmp_path / "whole")
+    code, _, errors = here("compare", photos, *QUICK, "--out", tmp_path / "whole")
     assert code == 0, errors
     assert report_of(out) == report_of(tmp_path / "whole")
 
 
-def test_50_compare_does_not_mix_cells_of_other_settings(photos, tmp_path):
+def test_50_json_is_whole_or_empty_and_cells_of_other_settings_are_not_mixed(photos, tmp_path, here):
     journal = tmp_path / "compare-journal.jsonl"
-    process = start("compare", photos, *QUICK, "--out", tmp_path)
+    process = start("compare", photos, *QUICK, "--out", tmp_path, "--json")
     wait_until(lambda: lines(journal) >= 3, process)
     process.send_signal(signal.SIGINT)
-    assert finish(process)[0] == 130
-    code, _, errors = run("compare", photos, "--strategies", "prototypical", "--seed", 1, "--out", tmp_path)
+    code, printed, errors = finish(process)
+    assert (code, printed) == (130, "")
+    assert "the same command goes on" in errors
+    with pytest.warns(RuntimeWarning, match="put aside as.*seed was 0 and is 1"):
+        code, _, errors = here("compare", photos, "--strategies", "prototypical", "--seed", 1, "--out", tmp_path)
     assert code == 0
     assert "Going on" not in errors
-    assert "put aside as" in errors
-    assert "seed was 0 and is 1" in errors
     assert lines(tmp_path / "compare-journal-1.jsonl") >= 2
 
 
 @pytest.mark.parametrize("engine", ["local", "joblib"])
-def test_50_bench_keeps_finished_cells_and_the_command_it_prints_goes_on(engine, photos, tmp_path):
+def test_50_bench_keeps_finished_cells_and_the_command_it_prints_goes_on(engine, photos, tmp_path, here):
     settings = ["bench", photos, "--ways", 2, "--shots", "1,2", "--queries", 2, "--episodes", 3000, "--jobs", 2]
     settings += ["--strategies", "tim,laplacian-shot,bd-cspn", "--engine", engine, "--out"]
     out = tmp_path / "interrupted"
@@ -277,30 +293,29 @@ def test_50_bench_keeps_finished_cells_and_the_command_it_prints_goes_on(engine,
     assert "Traceback" not in errors
     command = last_command(errors)
     assert "--resume" in command
-    code, _, errors = run(*command)
+    code, _, errors = here(*command)
     assert code == 0, errors
-    assert run(*settings, tmp_path / "whole")[0] == 0
+    assert here(*settings, tmp_path / "whole")[0] == 0
     texts = [canonical(read_journal(folder / "journal.jsonl")[1]) for folder in (out, tmp_path / "whole")]
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_50_fit_leaves_no_half_model(number, photos, tmp_path):
-    store = {"env": {"FEWSHOT_CACHE": str(tmp_path / "cache")}}
-    process = start("fit", photos, "-o", tmp_path / "model", "--views", 24, **store)
+def test_50_fit_leaves_no_half_model(photos, tmp_path, here, monkeypatch):
+    monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / "cache"))
+    process = start("fit", photos, "-o", tmp_path / "model", "--views", 24)
     wait_until(lambda: (tmp_path / "cache").exists(), process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     code, _, errors = finish(process)
-    assert code == 128 + number
+    assert code == 143
     assert "No model was written. Features that were extracted are kept. Begin again:" in errors
     assert not (tmp_path / "model").exists()
-    code, _, errors = run(*last_command(errors), **store)
+    code, _, errors = here(*last_command(errors))
     assert code == 0, errors
     assert (tmp_path / "model" / "config.json").exists()
 
 
-def test_50_predict_has_printed_what_it_says_it_has(photos, tmp_path):
-    assert run("fit", photos, "-o", tmp_path / "model", "--augmentation", "none")[0] == 0
+def test_50_predict_has_printed_what_it_says_it_has(photos, tmp_path, here):
+    assert here("fit", photos, "-o", tmp_path / "model", "--augmentation", "none")[0] == 0
     many = make_pictures(tmp_path / "many", classes=2, per_class=400, side=16, seed=5)
     with open(tmp_path / "rows.csv", "w") as rows:
         process = start("predict", tmp_path / "model", many, "--csv", stdout=rows)
@@ -311,15 +326,6 @@ def test_50_predict_has_printed_what_it_says_it_has(photos, tmp_path):
     table = (tmp_path / "rows.csv").read_text()
     assert table.endswith("\n")
     assert f"{table.count(chr(10)) - 1} images were predicted; their rows are complete." in errors
-
-
-def test_50_json_is_whole_or_empty(photos, tmp_path):
-    process = start("compare", photos, *QUICK, "--out", tmp_path / "o", "--json")
-    wait_until(lambda: lines(tmp_path / "o" / "compare-journal.jsonl") >= 3, process)
-    process.send_signal(signal.SIGTERM)
-    code, printed, errors = finish(process)
-    assert (code, printed) == (143, "")
-    assert "the same command goes on" in errors
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc to see what is being imported")
