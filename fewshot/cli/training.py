@@ -202,7 +202,7 @@ def fit(
         say(f"{name}: {count} image{'s' if count != 1 else ''}")
     for note in summary["notes"]:
         say(f"- {note}")
-    say(f"Model: {output}. Use it with: {shlex.join(['fewshot', 'predict', str(output), 'new.jpg'])}")
+    say(f"Model: {output}. Use it with: {shlex.join([*program(), 'predict', str(output), 'new.jpg'])}")
 
 
 def predict(
