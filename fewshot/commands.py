@@ -135,7 +135,8 @@ def prediction_rows(
 def _guard(text: str) -> str:
     """Keep a spreadsheet from taking a name for a formula; a lone surrogate is escaped."""
     safe = text.encode("utf-8", "backslashreplace").decode()
-    return "'" + safe if safe[:1] in ("=", "+", "-", "@", "\t", "\r") else safe
+    # Spreadsheets take the full-width forms for the same.
+    return "'" + safe if safe.startswith((*"=+-@\t\r\n", *"＝＋－＠")) else safe
 
 
 def parts_of(strategy: str) -> tuple[str, str]:

@@ -129,7 +129,7 @@ def compare(
         return run.on_test_set(audited, keep_near_duplicates)
     groups = np.arange(len(run.train.dataset)) if keep_near_duplicates else run.train.groups
     if min(units_per_class(run.train.dataset.labels, groups).values()) < 2:
-        return run.without_accuracy(others)
+        return run.without_accuracy(others, groups)
     if others is not None:
         run.notes.append(
             "The unlabelled images were not used: accuracy can be estimated by cross-validation, and says more than "
@@ -204,14 +204,19 @@ class _Run:
         )
         return self._report("cross-validation", splits, None, _infos(dataset))
 
-    def without_accuracy(self, unlabeled: ImageDataset | None) -> Report:
+    def without_accuracy(self, unlabeled: ImageDataset | None, groups: NDArray[np.intp]) -> Report:
         """Train only, and compare answers on unlabelled images where there are any."""
-        single = [name for name, n in units_per_class(self.train.dataset.labels, self.train.groups).items() if n == 1]
+        counts = self.train.dataset.counts()
+        few = [name for name, n in units_per_class(self.train.dataset.labels, groups).items() if n < 2]
+        alike = [name for name in few if counts[name] > 1]
         self.notes.append(
-            f"Accuracy cannot be estimated from these images: {', '.join(single)} "
-            f"{'has' if len(single) == 1 else 'have'} one image, which training needs"
-            f"{'' if min(self.train.dataset.counts().values()) == 1 else ' (versions of one picture count once)'}. "
-            "Give a test set, or a second image of every class for cross-validation."
+            f"Accuracy cannot be estimated from these images: of {', '.join(few)} there is one image only, which "
+            "training needs. Give a test set, or a second image of every class for cross-validation."
+            + "".join(
+                f" The {counts[name]} images of {name} are versions of one picture or frames of one video."
+                for name in alike
+            )
+            + (" If they are not, --keep-near-duplicates (keep_near_duplicates=True) counts each." if alike else "")
         )
         if unlabeled:
             # Nothing is learned from them or measured on them: however many cannot be read, the rest is of use.

@@ -402,7 +402,15 @@ def _audited(
             on_event(Event("progress", f"images of {name} looked at", done, total))
 
     if is_query is None:
-        return audit(dataset, strict=strict, progress=tell), None
+        found = audit(dataset, strict=strict, progress=tell)
+        together = len(found.dataset) - len(np.unique(found.groups))
+        if together:
+            said = (
+                f"{together} images are versions of others or frames of one video. An episode may learn from one and "
+                "ask about another, which flatters accuracy."
+            )
+            found = replace(found, findings=(*found.findings, Finding("NOTE", said, severity="warning")))
+        return found, None
     train = audit(dataset.subset(np.flatnonzero(~is_query)), strict=strict, progress=tell)
     queries = replace(dataset.subset(np.flatnonzero(is_query)), findings=())
     test = audit(queries, strict=strict, progress=tell)

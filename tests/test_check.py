@@ -321,3 +321,19 @@ def test_the_command_loads_no_network_library(tmp_path):
         "assert not {'torch', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_test_set_that_is_no_use_leaves_training_as_good_as_it_was(tmp_path):
+    from tests.processes import make_pictures
+
+    train = make_pictures(tmp_path / "train", classes=2, per_class=3)
+    other = make_pictures(tmp_path / "other", classes=3, per_class=1, seed=1)
+    report = fewshot.check(train, other)
+    assert "UNKNOWN_CLASS" in report.counts()
+    assert {use.name: use.possible for use in report.uses} == {
+        "fit": True,
+        "test-set": False,
+        "cross-validation": True,
+        "episodes": True,
+    }
+    assert "UNKNOWN_CLASS" in str(report)

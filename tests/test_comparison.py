@@ -315,3 +315,41 @@ def test_unreadable_unlabelled_images_stop_nothing(two_fruits, tmp_path):
     assert sum("Left out" in note for note in report.notes) == 2
     with pytest.raises(DatasetError, match="None of the 1 unlabelled images can be read"):
         fewshot.compare(pair, unlabeled=[b""], strategies=["prototypical"])
+
+
+def test_classes_of_one_picture_in_versions_are_named_and_can_be_counted_all_the_same(two_fruits):
+    import io
+
+    from PIL import Image
+
+    def smaller(source, quality):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(source)).save(buffer, "JPEG", quality=quality)
+        return buffer.getvalue()
+
+    train = two_fruits[0]
+    apples, oranges = train.sources[:4], train.sources[4:]
+    images = [*apples, *(smaller(oranges[0], quality) for quality in (60, 75, 90))]
+    labels = ["apple"] * 4 + ["orange"] * 3
+    dataset = fewshot.ImageDataset.from_paths(images, labels)
+    report = fewshot.compare(dataset, strategies=["prototypical"])
+    assert report.protocol == "none"
+    (note,) = [note for note in report.notes if "cannot be estimated" in note]
+    assert "of orange there is one image only" in note
+    assert "The 3 images of orange are versions of one picture" in note
+    assert "--keep-near-duplicates" in note
+    counted = fewshot.compare(dataset, strategies=["prototypical"], keep_near_duplicates=True)
+    assert counted.protocol == "cross-validation"
+
+
+def test_benchmarks_say_that_versions_of_a_picture_may_meet_in_an_episode(two_fruits):
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    train = two_fruits[0]
+    Image.open(io.BytesIO(train.sources[0])).save(buffer, "JPEG", quality=70)
+    dataset = fewshot.ImageDataset.from_paths([*train.sources, buffer.getvalue()], [*train.labels, train.labels[0]])
+    report = fewshot.benchmark(dataset, strategies=["prototypical"], n_way=2, k_shots=1, n_query=1, n_episodes=4)
+    assert any("An episode may learn from one and ask about another" in note for note in report.notes)

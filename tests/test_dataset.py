@@ -485,3 +485,11 @@ def test_labels_of_numpy_and_of_python_are_the_same_without_a_note():
     dataset = ImageDataset.from_paths(["a.jpg", "b.jpg", "c.jpg"], ["cat", np.str_("cat"), np.array(["dog"])[0]])
     assert dataset.labels == ("cat", "cat", "dog")
     assert dataset.notes == ()
+
+
+def test_columns_of_a_table_that_are_not_used_are_named(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    (tmp_path / "t.csv").write_text("image,label,split\n1.png,a,test\n")
+    (finding,) = ImageDataset.from_csv(tmp_path / "t.csv").findings
+    assert finding.code == "UNUSED_COLUMNS"
+    assert "split" in finding.message

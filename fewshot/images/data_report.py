@@ -201,20 +201,27 @@ def _set_report(audited: AuditedDataset, source: str) -> SetReport:
     return SetReport(source, audited.n_given, len(audited.dataset), counts, audited.skipped)
 
 
+_OF_TESTING = ("UNKNOWN_CLASS", "NOTHING_TO_TEST")
+"""Errors that leave the training images as good as they were."""
+
+
 def _uses(train: AuditedDataset, test: AuditedDataset | None, findings: Sequence[Finding]) -> list[Use]:
     """Tell what the images can be used for: training, both kinds of accuracy, episodes."""
-    stops = list(dict.fromkeys(finding.code for finding in findings if finding.severity == "error"))
+    errors = list(dict.fromkeys(finding.code for finding in findings if finding.severity == "error"))
+    stops = [code for code in errors if code not in _OF_TESTING]
     if stops:
         names = ("fit", "cross-validation", "episodes")
         return [Use(name, False, f"first mend {', '.join(stops)}") for name in names]
     uses = [Use("fit", True, "every class has an image")]
-    if test is not None and len(test.dataset):
+    if bad := [code for code in errors if code in _OF_TESTING]:
+        uses.append(Use("test-set", False, f"first mend {', '.join(bad)}"))
+    elif test is not None and len(test.dataset):
         uses.append(Use("test-set", True, f"{len(test.dataset)} test images"))
     units = units_per_class(train.dataset.labels, train.groups)
     single = [name for name, n in units.items() if n < 2]
     if single:
-        why = f"needs 2 images of every class that are not versions of one picture; {shortened(single)} has 1"
-        uses.append(Use("cross-validation", False, why.replace("has", "have") if len(single) > 1 else why))
+        why = f"needs 2 images of every class that are not versions of one picture; there is one of {shortened(single)}"
+        uses.append(Use("cross-validation", False, why))
     else:
         uses.append(Use("cross-validation", True, f"{min(MAX_FOLDS, *units.values())} folds"))
     fewest = min(train.dataset.counts().values())

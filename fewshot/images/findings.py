@@ -8,7 +8,8 @@ What was collected: ``SPLITS`` train and test folders recognised · ``WRAPPER`` 
 files and what systems leave behind · ``LINKS`` links to what is there already · ``PERMISSION``, ``VANISHED``,
 ``NOT_A_FILE``, ``UNREADABLE`` files and folders that could not be listed · ``EMPTY_CLASS`` a class folder without
 images · ``LOOSE_IMAGES`` images outside any class folder · ``MERGED_LABELS`` labels written differently that are one
-class · ``SIMILAR_LABELS`` classes whose names hardly differ · ``NOTE`` anything else.
+class · ``SIMILAR_LABELS`` classes whose names hardly differ · ``UNUSED_COLUMNS`` columns of a table that are not
+read · ``NOTE`` anything else.
 
 What the images are to each other: ``DUPLICATE`` the same picture again, byte for byte · ``NEAR_DUPLICATE`` the same
 picture saved again, smaller, cropped, brighter or mirrored · ``FRAMES`` images that look like frames of one video ·

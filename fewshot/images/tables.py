@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fewshot.errors import DatasetError
-from fewshot.images.findings import Finding
+from fewshot.images.findings import Finding, shortened
 from fewshot.images.labels import Labels, show
 from fewshot.images.layout import Collected
 from fewshot.images.paths import stat_path
@@ -81,7 +81,9 @@ def read_table(
                 sources.append(source)
                 kept.append(label)
     _stop(table.name, faults, missing, kept)
-    return Collected(tuple(sources), tuple(kept), (*_findings(table.name, missing), *labels.findings()))
+    others = [name for at, name in enumerate(table.columns) if at not in (image_at, label_at) and name.strip()]
+    unused = [Finding("UNUSED_COLUMNS", f"Of {table.name}, not used: {shortened(others)}.")] if others else []
+    return Collected(tuple(sources), tuple(kept), (*unused, *_findings(table.name, missing), *labels.findings()))
 
 
 def _fault(cells: Sequence[str], table: Table, image_at: int, label_at: int, labels: Labels) -> str:
