@@ -44,13 +44,16 @@ class FrameRun:
     members: tuple[int, ...]
 
 
-def frame_runs(names: Sequence[str], labels: Sequence[str], prints: Prints) -> list[FrameRun]:
+def frame_runs(
+    names: Sequence[str], labels: Sequence[str], prints: Prints, *, across_folders: bool = False
+) -> list[FrameRun]:
     """Find runs of images that look like frames of one video.
 
     Args:
         names: (n,) of the images; what counts is the last number in the name of the file.
         labels: (n,) class names.
         prints: (n, SIDE, SIDE) thumbnails.
+        across_folders: take files of different folders for frames of one video, too.
 
     Returns:
         The runs, in the order of their first images.
@@ -61,6 +64,8 @@ def frame_runs(names: Sequence[str], labels: Sequence[str], prints: Prints) -> l
         members[label].append(position)
         stem, number = _numbered(name)
         if number is not None:
+            # Clips that lie in folders of their own may be numbered alike.
+            stem = stem if across_folders else f"{os.path.dirname(name)}/{stem}"
             series[label, stem].append((number, position))
     usual = {label: _usual_distance(prints[positions]) for label, positions in members.items()}
     runs = []

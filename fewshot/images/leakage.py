@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fewshot.errors import DatasetError
+from fewshot.images.alike import one_picture, too_many
 from fewshot.images.audit import AuditedDataset
 from fewshot.images.findings import Finding
 from fewshot.images.frames import frame_runs
-from fewshot.images.near import near_pairs
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,67 @@ class Leak:
     exact: bool
 
 
+@dataclass(frozen=True)
+class Leakage:
+    """What two data sets share.
+
+    Attributes:
+        leaks: the test images that are in training, in order.
+        gone: positions of those that are to be taken out of the test set.
+        findings: what to tell.
+    """
+
+    leaks: tuple[Leak, ...]
+    gone: frozenset[int]
+    findings: tuple[Finding, ...]
+
+
 def find_leaks(train: AuditedDataset, test: AuditedDataset) -> list[Leak]:
     """Find the test images that are in the training set, in order."""
+    return _leaks(train, test)[0]
+
+
+def find_leakage(train: AuditedDataset, test: AuditedDataset, *, keep_near_duplicates: bool = False) -> Leakage:
+    """Find what two data sets share, and decide what is to be taken out of the test set.
+
+    What is the same byte for byte always is. A near-duplicate is not where training has it under another label (the
+    hardest images would go, and the accuracy be flattered), nor where so many would go that the data all look alike.
+    """
+    leaks, findings = _leaks(train, test)
+    mine, theirs = test.dataset.labels, train.dataset.labels
+    near = [leak for leak in leaks if not leak.exact]
+    same = [leak.test for leak in near if mine[leak.test] == theirs[leak.train]]
+    gone = {leak.test for leak in leaks if leak.exact}
+    if too_many(mine, [mine[i] for i in same]):
+        told = [leak for leak in leaks if leak.exact]
+        findings = [_all_alike(test, near), *findings]
+    else:
+        told = leaks
+        gone |= set() if keep_near_duplicates else set(same)
+    findings = [*leak_findings(train, test, told, kept=keep_near_duplicates), *findings, *split_frames(train, test)]
+    return Leakage(tuple(leaks), frozenset(gone), tuple(findings))
+
+
+def _leaks(train: AuditedDataset, test: AuditedDataset) -> tuple[list[Leak], list[Finding]]:
     trained = {digest: position for position, digest in enumerate(train.digests)}
     leaks = [Leak(i, trained[digest], 1.0, True) for i, digest in enumerate(test.digests) if digest in trained]
     exact = {leak.test for leak in leaks}
     others = [i for i in range(len(test.digests)) if i not in exact]
-    for pair in near_pairs(test.prints[others], train.prints):
-        position = others[pair.first]
-        # Of two classes, mirror images may be what tells them apart, as b and d.
-        if not pair.mirrored or test.dataset.labels[position] == train.dataset.labels[pair.second]:
-            leaks.append(Leak(position, pair.second, pair.similarity, False))
-    return sorted(leaks, key=lambda leak: leak.test)
+    tested = test.prints[others], test.tints[others], [test.dataset.labels[i] for i in others]
+    same, other, cut = one_picture(tested, (train.prints, train.tints, train.dataset.labels))
+    known = {pair.first for pair in same}
+    for pair in (*same, *(pair for pair in other if pair.first not in known)):
+        leaks.append(Leak(others[pair.first], pair.second, pair.similarity, False))
+    return sorted(leaks, key=lambda leak: leak.test), cut
+
+
+def _all_alike(test: AuditedDataset, near: Sequence[Leak]) -> Finding:
+    said = (
+        f"The data all look alike: {len(near)} of {len(test.digests)} test images look like versions of training images. "
+        "All were kept in the test set. Where they are versions of the same pictures, the accuracy is flattered: tell "
+        "by hand."
+    )
+    return Finding("ALL_ALIKE", said, tuple(test.dataset.names[leak.test] for leak in near), "warning")
 
 
 def without_leakage(
@@ -62,14 +111,12 @@ def without_leakage(
     Raises:
         DatasetError: nothing is left to test on.
     """
-    leaks = find_leaks(train, test)
-    findings = [*leak_findings(train, test, leaks, kept=keep_near_duplicates), *split_frames(train, test)]
-    gone = {leak.test for leak in leaks if leak.exact or not keep_near_duplicates}
-    if gone and len(gone) == len(test.digests):
-        raise DatasetError(nothing_left(leaks))
-    if not findings:
+    found = find_leakage(train, test, keep_near_duplicates=keep_near_duplicates)
+    if found.gone and len(found.gone) == len(test.digests):
+        raise DatasetError(nothing_left(found.leaks))
+    if not found.findings:
         return test
-    return test.only([i for i in range(len(test.digests)) if i not in gone], *findings)
+    return test.only([i for i in range(len(test.digests)) if i not in found.gone], *found.findings)
 
 
 def nothing_left(leaks: Sequence[Leak]) -> str:
@@ -87,13 +134,17 @@ def leak_findings(
     findings = []
     for leak in leaks:
         name, twin = names[leak.test], twins[leak.train]
-        fate = "was kept, as asked" if kept and not leak.exact else "was taken out of the test set"
+        mine, theirs = test.dataset.labels[leak.test], train.dataset.labels[leak.train]
+        fate = "was taken out of the test set"
+        if not leak.exact and mine != theirs:
+            fate = "stays in the test set"
+        elif not leak.exact and kept:
+            fate = "was kept, as asked"
         if leak.exact:
             said, code = f"Leakage: {name} is the same file as {twin} and {fate}.", "LEAKAGE"
         else:
             said = f"Leakage: {name} shows the same picture as {twin} (similarity {leak.similarity:.3f}) and {fate}."
             code = "NEAR_LEAKAGE"
-        mine, theirs = test.dataset.labels[leak.test], train.dataset.labels[leak.train]
         if mine != theirs:
             conflict = "LABEL_CONFLICT" if leak.exact else "NEAR_CONFLICT"
             said += f" {conflict}: there it is {mine!r}, in training {theirs!r}."
@@ -104,7 +155,12 @@ def leak_findings(
 def split_frames(train: AuditedDataset, test: AuditedDataset) -> list[Finding]:
     """Find videos of which some frames are trained on and some tested on."""
     names, boundary = (*train.dataset.names, *test.dataset.names), len(train.digests)
-    runs = frame_runs(names, (*train.dataset.labels, *test.dataset.labels), np.concatenate([train.prints, test.prints]))
+    runs = frame_runs(
+        names,
+        (*train.dataset.labels, *test.dataset.labels),
+        np.concatenate([train.prints, test.prints]),
+        across_folders=True,
+    )
     findings = []
     for run in runs:
         tested = sum(position >= boundary for position in run.members)
