@@ -93,9 +93,21 @@ def test_files_without_an_image_suffix_are_left_out_and_counted(tmp_path):
     assert "cat" in note
 
 
-@pytest.mark.parametrize("suffix", "jpg jpeg jfif png webp gif bmp tif tiff ppm pgm avif jp2 heic JPG TIFF".split())
+@pytest.mark.parametrize(
+    "suffix",
+    (
+        "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm pfm avif avifs jp2 j2k j2c jpc jpf "
+        "jpx ico heic heif hif JPG TIFF J2K"
+    ).split(),
+)
 def test_image_suffixes_are_listed(tmp_path, suffix):
     make_folder(tmp_path, f"cat/1.{suffix}")
+    assert len(ImageDataset.from_folder(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("suffix", "psd eps fits svg pdf cur txt".split())
+def test_suffixes_of_formats_that_are_off_are_not_listed(tmp_path, suffix):
+    make_folder(tmp_path, "cat/1.png", f"cat/2.{suffix}")
     assert len(ImageDataset.from_folder(tmp_path)) == 1
 
 

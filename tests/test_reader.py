@@ -149,6 +149,73 @@ def test_float_pixels_are_scaled_from_their_natural_range(values, expected):
         assert read_image(source)[0, :, 0].tolist() == expected
 
 
+def smooth_grey(top):
+    """400 floats from 0 to ``top``."""
+    return np.linspace(0, top, 400, dtype=np.float32).reshape(20, 20)
+
+
+@pytest.mark.parametrize("beyond", [1.0001, 1.1, 2.0, -0.0001, -0.5])
+def test_overshoot_of_a_few_floats_is_clipped_and_the_others_stay_as_they_are(beyond):
+    values = smooth_grey(1)
+    plain = read_image(encode(Image.fromarray(values), "TIFF")).astype(int)
+    values[10, 10] = beyond
+    result = read_image(encode(Image.fromarray(values), "TIFF"))[:, :, 0]
+    assert result[10, 10] == (255 if beyond > 1 else 0)
+    np.testing.assert_array_equal(np.delete(result, 210), np.delete(plain[:, :, 0], 210))
+
+
+@pytest.mark.parametrize(("beyond", "half"), [(2.01, 63.5), (2.5, 51), (-0.51, 170.5)])
+def test_floats_far_beyond_the_others_move_the_end_and_are_not_clipped(beyond, half):
+    values = np.full((10, 10), 0.5, np.float32)
+    values[0, 0], values[0, 1] = beyond, 1
+    result = read_image(encode(Image.fromarray(values), "TIFF"))[:, :, 0]
+    assert abs(float(result[5, 5]) - half) <= 1
+    assert result[0, 0] == (255 if beyond > 1 else 0)
+
+
+@pytest.mark.parametrize("size", [16, 24, 50])
+def test_floats_resized_by_a_cubic_are_as_bright_as_before(size):
+    edges = np.kron(np.indices((4, 4)).sum(axis=0) % 2, np.ones((8, 8))).astype(np.float32)
+    resized = np.asarray(Image.fromarray(edges).resize((size, size), Image.Resampling.BICUBIC))
+    assert resized.max() > 1 or size == 16
+    result = read_image(encode(Image.fromarray(resized), "TIFF"))
+    assert abs(result.mean() - 127.5) < 4
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.5] * 10 + [1.5] * 10, [85] * 10 + [255] * 10),
+        ([100.0] * 19 + [300.0], [85] * 19 + [255]),
+        ([200.0] * 99 + [-1.0], [200] * 99 + [0]),
+        ([2.0, 3.0, 256.0], [2, 3, 255]),
+        ([1.0] * 10 + [-1.0] * 10, [255] * 10 + [0] * 10),
+    ],
+)
+def test_other_floats_go_from_zero_or_less_to_the_maximum_or_255(values, expected):
+    result = read_image(encode(Image.fromarray(np.array([values], np.float32)), "TIFF"))[0, :, 0]
+    assert np.abs(result.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("highest", "others"), [(255, 200), (256, 199), (300, 170), (510, 100), (65535, 1), (-1, 200), (-51, 209)]
+)
+def test_a_32_bit_value_beyond_255_moves_the_end_as_far_as_it_goes(highest, others):
+    values = np.full((10, 10), 200, np.int32)
+    values[3, 3] = highest
+    for source in (Image.fromarray(values), encode(Image.fromarray(values), "TIFF")):
+        result = read_image(source)[:, :, 0]
+        assert result[0, 0] == others
+        assert result[3, 3] == (0 if highest < 0 else 255)
+
+
+def test_16_bits_of_a_pgm_are_16_bits_however_small():
+    values = np.array([[0, 200, 257]], ">u2")
+    content = b"P5 3 1 65535\n" + values.tobytes()
+    for source in (content, Image.open(io.BytesIO(content))):
+        assert read_image(source)[0, :, 0].tolist() == [0, 1, 1]
+
+
 def test_a_constant_negative_picture_is_readable():
     assert read_image(Image.fromarray(np.full((2, 2), -5, np.int32))).max() == 0
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.images.findings import Finding, messages
 from fewshot.images.folders import DiskTree, list_images
+from fewshot.images.formats import IMAGE_SUFFIXES
 from fewshot.images.labels import Labels, as_labels, is_missing, normalise_label
 from fewshot.images.layout import collect_training, understand
 from fewshot.images.reader import ImageLike, read_image, source_name
 from fewshot.images.tables import read_table
-from fewshot.images.tree import IMAGE_SUFFIXES
 
 # What other modules know from here, wherever it is written.
 __all__ = [

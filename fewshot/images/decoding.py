@@ -20,7 +20,7 @@ from fewshot.images.heif import read_heif
 from fewshot.images.limits import allowed_in_pillow, pixel_limit
 from fewshot.images.metadata import without_metadata
 from fewshot.images.payload import Payload
-from fewshot.images.pixels import to_rgb
+from fewshot.images.pixels import is_dark, is_deep, to_rgb
 from fewshot.images.remarks import has_more_frames, remarks_on
 
 _QUIET = threading.Lock()
@@ -42,7 +42,9 @@ def examine(
         ``MULTI_FRAME`` an animation, several pages or views, of which the first was taken (info) ·
         ``OTHER_FORMAT`` another format than the name says (info) · ``TINY`` fewer than 8 pixels wide and high ·
         ``THIN`` more than 20 times as long as wide · ``BAD_METADATA`` EXIF data or a colour profile that cannot be
-        read, and was ignored · ``PARTIAL`` a file that ends early, of which the missing part is black.
+        read, and was ignored · ``PARTIAL`` a file that ends early, of which the missing part is black ·
+        ``DARK`` 16-bit, 32-bit or float pixels that use less than a sixteenth of their range, as 12-bit values in
+        16-bit files do: almost black.
 
     Raises:
         ImageError: as :func:`read_image`.
@@ -79,13 +81,15 @@ def _decode(content: bytes, name: str, limit: int, partial: bool) -> tuple[NDArr
             check_size(image.size, limit, name)
             # Before the pixels are: later there may be nothing left to look at.
             frames, format_ = has_more_frames(image), image.format or "unknown"
+            deep = is_deep(image)
             whole = _load_pixels(image, content, partial)
             # What a file holds is not always what its header promised.
             check_size(image.size, limit, name)
             oriented, exif_readable = upright(image, from_file=True)
             readable = readable and exif_readable and profile_is_readable(image.info.get("icc_profile", b""))
             pixels = to_rgb(oriented, name)
-    findings = remarks_on(pixels.shape, name, format_=format_, frames=frames, readable=readable, whole=whole)
+    dark = deep and is_dark(pixels)
+    findings = remarks_on(pixels.shape, name, format_=format_, frames=frames, readable=readable, whole=whole, dark=dark)
     return pixels, findings
 
 

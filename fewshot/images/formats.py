@@ -52,11 +52,13 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "TIFF": ("tif", "tiff"),
     "PPM": ("ppm", "pgm", "pbm", "pnm", "pfm"),
     "AVIF": ("avif", "avifs"),
-    "JPEG2000": ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "jpt"),
-    "ICO": ("ico", "cur"),
+    "JPEG2000": ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx"),
+    "ICO": ("ico",),
     "HEIF": ("heic", "heif", "hif"),
 }
 _FORMAT_OF = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix, kind in _FORMAT_OF.items() if kind in (*FORMATS, "HEIF"))
+"""What can be read, HEIF with an extra: files with other suffixes are not taken for images when a folder is walked."""
 _SAME = {"MPO": "JPEG", "DIB": "BMP"}
 
 ENDS_EARLY = "the file ends before the picture does; get it again"

@@ -18,6 +18,12 @@ _TRANSPARENT = ("RGBA", "LA", "PA", "P", "La", "RGBa")
 _AT_ONCE = 1 << 22
 """Pixels converted at a time: a larger picture goes in strips, so that it does not take several times its memory."""
 
+_MOST, _OVERSHOOT = 0.95, (-0.5, 2.0)
+"""The share of a float picture's pixels that tells its range, and how far resampling may take the others."""
+
+_DARK = 17
+"""The brightest that 12-bit values become in a 16-bit file is 4095 / 257 = 16."""
+
 
 def to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """Convert a loaded picture to (H, W, 3) uint8 RGB.
@@ -26,7 +32,9 @@ def to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         ImageError: ``NONFINITE``.
     """
     if image.mode.startswith(("I", "F")):
-        grey = _scale_to_uint8(np.asarray(image), name)
+        # Pillow gives 16-bit PGM as 32-bit integers.
+        sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+        grey = _scale_to_uint8(np.asarray(image), name, sixteen=sixteen)
         return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
     width, height = image.size
     rows = _AT_ONCE // width + 1
@@ -37,6 +45,18 @@ def to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         part = image.crop((0, top, width, min(top + rows, height)))
         pixels[top : top + rows] = np.asarray(_to_rgb(part))
     return pixels
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened picture, whose pixels are not loaded yet, has values of more than 8 bits."""
+    # Colours of 16 bits are cut to 8 as they are loaded; how they are stored tells.
+    cut = image.format in ("PNG", "TIFF") and ";16" in str(getattr(image, "tile", [])[:1])
+    return cut or image.mode.startswith(("I", "F"))
+
+
+def is_dark(pixels: NDArray[np.uint8]) -> bool:
+    """Whether a picture of more than 8 bits, now (H, W, 3) RGB, used a sixteenth of its range or less, but some."""
+    return 0 < int(pixels.max()) < _DARK
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -76,28 +96,46 @@ def array_to_rgb(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.array(array, order="C")  # a copy: the caller may go on writing into theirs
 
 
-def _scale_to_uint8(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Scale integer or float grey values to 0..255 by the smallest natural range that holds them all.
+def _scale_to_uint8(values: NDArray[Any], name: str, *, sixteen: bool) -> NDArray[np.uint8]:
+    """Scale integer or float grey values (H, W) to 0..255, along a straight line from :func:`_range_of`'s two ends.
 
-    The ranges are 0..1 (floats), 0..255 and 0..65535; anything else is stretched from its minimum to its maximum.
+    Raises:
+        ImageError: ``NONFINITE``.
     """
-    is_float = np.issubdtype(values.dtype, np.floating)
     low, high = float(values.min()), float(values.max())
     # Not a number spreads to both, an infinity to one.
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError("NONFINITE", name, "has NaN or infinite pixels; replace them and save again")
-    start, factor = 0.0, 1.0
-    if low >= 0 and is_float and high <= 1:
-        factor = 255.0
-    elif low >= 0 and high <= 255 and values.dtype.itemsize != 2:
-        factor = 1.0
-    elif low >= 0 and high <= 65535:
-        factor = 1 / 257  # 65535 / 255: the full 16-bit range maps onto the full 8-bit range
-    else:
-        start, factor = low, 255 / ((high - low) or 1)
+    # 65535 / 255 = 257: the full 16-bit range maps onto the full 8-bit range.
+    black, white = (0.0, 65535.0) if sixteen else _range_of(values, low, high)
+    factor = 255 / ((white - black) or 1)
     grey = np.empty(values.shape, np.uint8)
     rows = max(1, _AT_ONCE // values.shape[1])
     for top in range(0, len(values), rows):
-        part = (values[top : top + rows].astype(np.float64) - start) * factor
-        grey[top : top + rows] = np.rint(part)
+        part = (values[top : top + rows].astype(np.float64) - black) * factor
+        grey[top : top + rows] = np.rint(part).clip(0, 255)
     return grey
+
+
+def _range_of(values: NDArray[Any], low: float, high: float) -> tuple[float, float]:
+    """Find what is black and what is white in 32-bit or float values between ``low`` and ``high``.
+
+    Such files do not say what their values mean, so it is told from the values, in a way that one pixel that is a
+    little beyond a range moves the ends a little, and does not turn the rest of the picture black:
+
+    * 32-bit integers, and floats that none of the next rules is for: 0..255 as they are; what goes beyond moves that
+      end to the minimum or the maximum.
+    * Floats of which 95 % or more lie within 0..1: 0..1. What resampling makes overshoot, within -0.5..2, is clipped,
+      the only case in which values are; what goes further moves that end, and nothing is clipped.
+    * Other floats that are at most 2, or of which more than 5 % are negative: from the minimum, or 0 if that is less,
+      to the maximum.
+    """
+    lowest = min(0.0, low)
+    if np.issubdtype(values.dtype, np.floating):
+        needed = _MOST * values.size
+        if np.count_nonzero((values >= 0) & (values <= 1)) >= needed:
+            overshoots = low >= _OVERSHOOT[0] and high <= _OVERSHOOT[1]
+            return (0.0, 1.0) if overshoots else (lowest, max(1.0, high))
+        if high <= _OVERSHOOT[1] or np.count_nonzero(values >= 0) < needed:
+            return lowest, high
+    return lowest, max(255.0, high)

@@ -31,7 +31,7 @@ from fewshot.images.limits import MAX_PIXELS
 from fewshot.images.payload import ImageLike, LazyImage, Payload, read_payload, source_name
 from fewshot.images.pixels import BACKGROUND
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Raised whenever some file comes out with other pixels than before: stored features are kept under it."""
 
 __all__ = [
@@ -54,7 +54,17 @@ def read_image(source: ImageLike, *, max_pixels: int | None = None, partial: boo
     """Read one image into RGB pixels.
 
     EXIF orientation is applied; the first frame of an animation is taken; transparency is composited on
-    :data:`BACKGROUND`; 16-bit, 32-bit and float pixels are scaled to 0..255, never clipped.
+    :data:`BACKGROUND`; 16-bit, 32-bit and float pixels are scaled to 0..255:
+
+    * 16 bits (PNG, TIFF, PGM, JPEG 2000): divided by 257, whatever the values are.
+    * 32-bit integers: 0..255 stay as they are; of values beyond, the minimum (or 0) to the maximum (or 255) become
+      0..255.
+    * Floats of which 95 % or more lie within 0..1: times 255. The others are clipped if they are within -0.5..2, as
+      resampling makes them; if not, the minimum (or 0) to the maximum become 0..255.
+    * Other floats: 0..255 as 32-bit integers are; but if none is above 2, or more than 5 % are negative, the minimum
+      (or 0) to the maximum become 0..255.
+
+    :func:`examine` tells what is almost black after that (``DARK``).
 
     Args:
         source: a path, encoded bytes, a PIL image, a uint8 array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), or an

@@ -20,6 +20,7 @@ def remarks_on(
     frames: bool = False,
     readable: bool = True,
     whole: bool = True,
+    dark: bool = False,
 ) -> tuple[Finding, ...]:
     """List what is worth knowing about a picture: nothing, for an ordinary one.
 
@@ -30,6 +31,7 @@ def remarks_on(
         frames: whether there are more than the one that was taken.
         readable: whether its metadata could be read.
         whole: whether all of it was there.
+        dark: whether it has more than 8 bits and hardly uses them.
     """
     height, width = shape[0], shape[1]
     found: list[tuple[str, str, Severity]] = []
@@ -47,6 +49,12 @@ def remarks_on(
         found.append(("BAD_METADATA", said, "warning"))
     if not whole:
         found.append(("PARTIAL", "ends early; what is missing is black", "warning"))
+    if dark:
+        said = (
+            "has 16-bit, 32-bit or float pixels, uses less than a sixteenth of their range and is almost black; scale "
+            "it to 16 bits (values of 12 bits times 16), or save it as 8 bits"
+        )
+        found.append(("DARK", said, "warning"))
     return tuple(Finding(code, f"{name} {said}.", (name,), severity) for code, said, severity in found)
 
 

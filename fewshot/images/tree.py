@@ -9,14 +9,11 @@ from typing import Protocol
 
 from fewshot.errors import DatasetError
 from fewshot.images.findings import Finding, Severity, shortened
-from fewshot.images.formats import is_image
+from fewshot.images.formats import IMAGE_SUFFIXES, is_image
 from fewshot.images.labels import show
 from fewshot.images.paths import open_path
 from fewshot.images.reader import ImageLike
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .ico .heic .heif".split()
-)
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # What systems, photo programs and network drives leave behind, in lower case; hidden files and folders besides.
 _IGNORED = {

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import math
 import os
 import struct
@@ -26,8 +27,10 @@ from pictures import (
     with_segment,
 )
 from PIL import Image, features
+from typer.testing import CliRunner
 
 from fewshot import read_image
+from fewshot.cli.root import app
 from fewshot.errors import ImageError, InvalidInputError
 from fewshot.images.reader import examine, read_payload
 
@@ -604,7 +607,91 @@ def test_11_32_bit_pictures_are_scaled_by_their_range(values, expected):
     assert read_image(encode(image, "TIFF"))[0, :, 0].tolist() == expected
 
 
+@pytest.mark.parametrize(("highest", "others"), [(256, 199), (300, 170), (65535, 1)])
+def test_11_one_pixel_above_255_dims_the_others_no_more_than_it_must(highest, others):
+    values = np.full((20, 20), 200, np.int32)
+    values[7, 7] = highest
+    result = read_image(encode(Image.fromarray(values), "TIFF"))
+    assert result[0, 0].tolist() == [others] * 3
+    assert result[7, 7].tolist() == WHITE
+
+
+GREY_12 = np.linspace(0, 4095, 400).round().astype(np.uint16).reshape(20, 20)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_16_bit(GREY_12),
+        png_16_bit(np.stack([GREY_12] * 3, axis=2)),
+        encode(Image.fromarray(GREY_12), "TIFF"),
+        encode(Image.fromarray(GREY_12), "JPEG2000", irreversible=False),
+        b"P5 20 20 65535\n" + GREY_12.astype(">u2").tobytes(),
+        encode(Image.fromarray(GREY_12.astype(np.int32) // 256), "TIFF"),
+    ],
+    ids=["PNG", "PNG in colour", "TIFF", "JPEG 2000", "PGM", "TIFF of 32 bits"],
+)
+def test_11_12_values_that_use_a_sixteenth_of_their_range_are_dark(content):
+    assert read_image(content).max() <= 16
+    found = findings_of(content)
+    assert list(found) == ["DARK"]
+    assert found["DARK"].severity == "warning"
+    assert "to 16 bits" in found["DARK"].message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_16_bit(GREY_12 * 16),
+        png_16_bit(GREY_12 * 0),
+        png_16_bit(np.stack([GREY_12 * 16] * 3, axis=2)),
+        b"P5 20 20 4095\n" + GREY_12.astype(">u2").tobytes(),
+        encode((GREY_12 // 256).astype(np.uint8)),
+        encode(Image.fromarray(GREY_12.astype(np.float32) / 4095), "TIFF"),
+    ],
+    ids=["times 16", "all black", "in colour, times 16", "PGM of 12 bits", "8 bits", "floats"],
+)
+def test_11_12_what_uses_its_range_or_has_8_bits_is_not_dark(content):
+    assert findings_of(content) == {}
+
+
+def test_11_12_dark_pictures_are_listed_by_check(tmp_path):
+    for label, light in (("cat", 1), ("dog", 16)):
+        for number in range(3):
+            (tmp_path / label).mkdir(exist_ok=True)
+            values = np.random.default_rng(light + 7 * number).integers(0, 4096, (20, 20))
+            saved(tmp_path / label, f"{number}.png", png_16_bit(values * light))
+    said = CliRunner().invoke(app, ["check", str(tmp_path), "--json"]).stdout
+    found = [one for one in json.loads(said)["findings"] if one["code"] == "DARK"]
+    expected = [str(tmp_path / "cat" / f"{number}.png") for number in range(3)]
+    assert sorted(name for one in found for name in one["images"]) == expected
+    assert all(one["severity"] == "warning" for one in found)
+
+
 # 12
+
+
+@pytest.mark.parametrize("highest", [1.0001, 1.01, 1.1, 2.0])
+def test_12_a_float_a_little_above_1_does_not_darken_the_others(highest):
+    values = np.full((20, 20), 0.5, np.float32)
+    values[7, 7] = highest
+    result = read_image(encode(Image.fromarray(values), "TIFF"))
+    assert result[0, 0].tolist() == [128] * 3
+    assert result[7, 7].tolist() == WHITE
+
+
+@pytest.mark.parametrize(("highest", "others"), [(2.01, 63), (256.0, 0), (65535.0, 0)])
+def test_12_a_float_far_above_the_others_is_white_and_they_are_scaled_by_it(highest, others):
+    values = np.full((20, 20), 0.5, np.float32)
+    values[7, 7] = highest
+    result = read_image(encode(Image.fromarray(values), "TIFF"))
+    assert result[0, 0].tolist() == [others] * 3
+    assert result[7, 7].tolist() == WHITE
+
+
+def test_12_floats_that_use_a_sixteenth_of_0_to_255_are_dark():
+    content = encode(Image.fromarray(np.linspace(0, 16, 400, dtype=np.float32).reshape(20, 20)), "TIFF")
+    assert list(findings_of(content)) == ["DARK"]
 
 
 @pytest.mark.parametrize(
