@@ -1,15 +1,20 @@
 """The audit: what is left out, what stops a run, and what is only noted."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
+from scenes import pan, saved, scene
 
 from fewshot.errors import DatasetError, ImageError
+from fewshot.images.alike import belonging
 from fewshot.images.audit import audit
 from fewshot.images.dataset import ImageDataset
-from fewshot.images.leakage import without_leakage
+from fewshot.images.frames import FrameRun
+from fewshot.images.leakage import find_leaks, without_leakage
+from fewshot.images.near import NearPair
 from fewshot.images.reader import read_payload
 
 
@@ -172,3 +177,125 @@ def test_a_test_set_that_is_the_training_set_is_refused(tmp_path):
     train = audit(make_dataset(tmp_path / "train", {"cat": 2, "dog": 2}))
     with pytest.raises(DatasetError, match="Every test image"):
         without_leakage(train, train)
+
+
+def dataset_of(images, labels):
+    return ImageDataset.from_arrays([np.asarray(image) for image in images], list(labels))
+
+
+def darker(image):
+    return image.point(lambda value: value * 0.8)
+
+
+def codes(audited):
+    return [finding.code for finding in audited.findings]
+
+
+def test_a_mirror_image_of_another_class_hides_no_version_of_a_picture():
+    b = scene(1)
+    found = audit(dataset_of([b, ImageOps.mirror(b), darker(b), scene(2), scene(3)], "bdbbd"))
+    assert found.groups.tolist() == [0, 1, 0, 3, 4]
+    assert codes(found) == ["NEAR_DUPLICATE"]
+
+
+def test_a_mirror_image_of_another_class_hides_no_leak():
+    b = scene(1)
+    train = audit(dataset_of([darker(b), ImageOps.mirror(b), scene(2)], "bdb"))
+    test = audit(dataset_of([b, *(scene(seed) for seed in range(10, 16))], "bdbdbdb"))
+    assert [(leak.test, leak.train, leak.exact) for leak in find_leaks(train, test)] == [(0, 0, False)]
+    assert len(without_leakage(train, test).dataset) == 6
+
+
+def test_an_image_of_another_class_hides_no_version_of_a_picture():
+    versions = [scene(1), darker(scene(1)), scene(1).resize((120, 90))]
+    found = audit(dataset_of([*versions, scene(2), scene(3)], "abaab"))
+    assert found.groups.tolist() == [0, 1, 0, 3, 4]
+    assert codes(found) == ["NEAR_CONFLICT"]
+
+
+def test_a_test_image_that_training_has_under_another_label_stays_and_is_told():
+    train = audit(dataset_of([scene(1), scene(2), scene(3)], "aab"))
+    test = audit(dataset_of([darker(scene(1)), *(scene(seed) for seed in range(10, 16))], "bababab"))
+    cleaned = without_leakage(train, test)
+    assert cleaned.dataset.labels == test.dataset.labels
+    (finding,) = cleaned.findings
+    assert (finding.code, finding.severity) == ("NEAR_LEAKAGE", "warning")
+    for words in ("stays in the test set", "NEAR_CONFLICT", "'a'", "'b'"):
+        assert words in finding.message
+
+
+def parts(n, seed):
+    """Photograph one part with a fixed camera: noise, and a small thing elsewhere on it."""
+    rng, base = np.random.default_rng(seed), np.asarray(scene(77, (128, 128)), dtype=float)
+    pictures = []
+    for _ in range(n):
+        picture = np.clip(base + rng.normal(0, 4, base.shape), 0, 255).astype(np.uint8)
+        top, left = rng.integers(20, 100, 2)
+        picture[top : top + 10, left : left + 10] = (250, 20, 20)
+        pictures.append(picture)
+    return pictures
+
+
+def test_data_that_all_look_alike_are_kept_whole_with_one_warning():
+    train = audit(dataset_of(parts(12, 1), "ab" * 6))
+    assert codes(train) == ["ALL_ALIKE"]
+    assert train.groups.tolist() == list(range(12))
+    (finding,) = train.findings
+    assert finding.severity == "warning"
+    assert "flattered" in finding.message
+    test = replace(audit(dataset_of(parts(12, 2), "ab" * 6)), findings=())
+    cleaned = without_leakage(train, test)
+    assert len(cleaned.dataset) == 12
+    assert codes(cleaned) == ["ALL_ALIKE"]
+    assert "12 of 12" in cleaned.findings[0].message
+
+
+@pytest.mark.parametrize(("n_versions", "n_kept"), [(2, 8), (3, 10)])
+def test_up_to_a_fifth_of_a_test_set_is_taken_out_for_being_alike(n_versions, n_kept):
+    train = audit(dataset_of([scene(seed) for seed in range(8)], "abababab"))
+    mine = [*(darker(scene(seed)) for seed in range(n_versions)), *(scene(seed) for seed in range(50, 60 - n_versions))]
+    test = audit(dataset_of(mine, "ababababab"))
+    assert len(without_leakage(train, test).dataset) == n_kept
+
+
+def test_exact_copies_are_taken_out_however_many_look_alike():
+    train = audit(dataset_of(parts(6, 1), "ababab"))
+    test = audit(dataset_of([parts(6, 1)[0], *parts(5, 2)], "ababab"))
+    assert len(without_leakage(train, test).dataset) == 5
+
+
+def test_one_logo_in_two_colours_is_no_near_duplicate():
+    def logo(colour):
+        drawing = Image.new("RGB", (128, 128), "white")
+        ImageDraw.Draw(drawing).ellipse((20, 20, 108, 108), outline=colour, width=14)
+        ImageDraw.Draw(drawing).polygon([(30, 100), (64, 30), (98, 100)], outline=colour, width=6)
+        return drawing
+
+    found = audit(dataset_of([logo("#c81414"), logo("#143cc8"), logo("#0a780a"), scene(1)], "abab"))
+    assert found.groups.tolist() == [0, 1, 2, 3]
+    assert not found.findings
+
+
+def test_a_class_that_is_one_video_is_not_made_one_unit():
+    frames = [*pan(10), *(scene(seed, (240, 180)) for seed in range(100, 104))]
+    names = (*(f"clip_{i:03}.png" for i in range(10)), "a.png", "b.png", "c.png", "d.png")
+    dataset = ImageDataset(tuple(saved(image) for image in frames), ("v",) * 10 + ("p",) * 4, image_names=names)
+    runs = [FrameRun("v", tuple(range(10)))]
+    groups, findings = belonging(dataset, [], runs)
+    assert groups.tolist() == list(range(14))
+    assert [finding.code for finding in findings] == ["ONE_VIDEO"]
+    larger = replace(dataset, labels=("v",) * 11 + ("p",) * 3)
+    groups, findings = belonging(larger, [], runs)
+    assert groups.tolist() == [0] * 10 + [10, 11, 12, 13]
+    assert findings == []
+
+
+def test_near_duplicates_within_a_video_do_not_make_the_data_all_alike():
+    dataset = ImageDataset(tuple(saved(scene(i)) for i in range(14)), ("v",) * 11 + ("p",) * 3)
+    pairs = [NearPair(i, i + 1, 0.99, False) for i in range(9)]
+    groups, findings = belonging(dataset, pairs, [FrameRun("v", tuple(range(10)))])
+    assert groups.tolist() == [0] * 10 + [10, 11, 12, 13]
+    assert findings == []
+    groups, findings = belonging(dataset, pairs, [])
+    assert groups.tolist() == list(range(14))
+    assert [finding.code for finding in findings] == ["ALL_ALIKE"]

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from scenes import pan, scene
 
 from fewshot.images.frames import MIN_FRAMES, frame_runs
-from fewshot.images.near import SIDE, connected, fingerprint, near_pairs
+from fewshot.images.near import SIDE, alike_in_colour, connected, fingerprint, near_pairs, tint
 
 
 def prints_of(images):
@@ -116,6 +116,92 @@ def test_progress_reaches_the_end():
     seen = []
     near_pairs(prints_of([scene(seed) for seed in range(5)]), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
+
+
+def test_a_pair_that_is_not_allowed_takes_no_other_pairs_place():
+    picture, copy = scene(1), as_jpeg(scene(1), 40)
+    prints = prints_of([picture, ImageOps.mirror(picture), copy])
+
+    def as_taken(first, seconds, mirrored):
+        return np.full(len(seconds), not mirrored)
+
+    (pair,) = near_pairs(prints, allowed=as_taken)
+    assert (pair.first, pair.second, pair.mirrored) == (0, 2, False)
+
+    def only_the_last(first, seconds, mirrored):
+        return seconds == 2
+
+    (pair,) = near_pairs(prints[:1], prints, allowed=only_the_last)
+    assert (pair.first, pair.second) == (0, 2)
+
+
+def look_alikes(n):
+    """Make thumbnails of one base with smooth variation, as X-rays have: none is another's copy."""
+    rng = np.random.default_rng(0)
+
+    def smooth(cells):
+        small = Image.fromarray(rng.integers(0, 255, (cells, cells), dtype=np.uint8))
+        return np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=float)
+
+    base = smooth(6)
+    return np.array([np.clip(base + 0.3 * (smooth(10) - 128), 0, 255) for _ in range(n)]).astype(np.uint8)
+
+
+def test_among_look_alikes_few_are_compared_and_that_is_told(monkeypatch):
+    from fewshot.images import near
+
+    compared, cut = [], []
+    original = near._similarity
+    monkeypatch.setattr(near, "_similarity", lambda a, b: compared.append(1) or original(a, b))
+    assert near_pairs(look_alikes(60), on_cut=cut.append) == []
+    assert 60 < len(compared) <= 6 * 60
+    assert cut == [60]
+
+
+def test_after_many_comparisons_in_vain_the_rest_is_passed_over_but_copies_come_first(monkeypatch):
+    from fewshot.images import near
+
+    monkeypatch.setattr(near, "_MAX_MISSES", 64)
+    prints, compared, cut = look_alikes(60), [], []
+    prints = np.concatenate([prints, prints[:3] // 2 + 40])
+    original = near._similarity
+    monkeypatch.setattr(near, "_similarity", lambda a, b: compared.append(1) or original(a, b))
+    pairs = near_pairs(prints, on_cut=cut.append)
+    assert {(pair.first, pair.second) for pair in pairs} == {(0, 60), (1, 61), (2, 62)}
+    assert len(compared) <= 128
+    assert cut == [57]
+
+
+def test_different_scenes_cut_no_search():
+    cut = []
+    near_pairs(prints_of([scene(seed) for seed in range(40)]), on_cut=cut.append)
+    assert cut == []
+
+
+def logo(colour, shift=0):
+    drawing = Image.new("RGB", (128, 128), "white")
+    draw = ImageDraw.Draw(drawing)
+    draw.ellipse((50 + shift, 50, 78 + shift, 78), outline=colour, width=6)
+    return drawing
+
+
+def tints_of(images):
+    return np.array([tint(np.asarray(image.convert("RGB"))) for image in images])
+
+
+def test_one_logo_in_three_colours_is_three_pictures_however_small_it_is():
+    red, blue, green = tints_of([logo(colour) for colour in ("#c81414", "#143cc8", "#0a780a")])
+    assert not alike_in_colour(red, np.array([blue, green])).any()
+    assert not alike_in_colour(blue, np.array([red, green])).any()
+    assert alike_in_colour(red, tints_of([logo("#c81414", 5), logo("#c81414").convert("L")])).all()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_keeps_its_colour(change):
+    pictures = [scene(seed) for seed in range(12)]
+    copies = tints_of([CHANGES[change](picture) for picture in pictures])
+    originals = tints_of(pictures)
+    assert all(alike_in_colour(originals[i], copies[i : i + 1])[0] for i in range(12))
 
 
 def test_thumbnails_are_small_and_grey():

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.errors import DatasetError, ImageError
+from fewshot.images.alike import belonging, one_picture
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.findings import Finding, messages, shortened
 from fewshot.images.frames import FrameRun, frame_runs
-from fewshot.images.near import SIDE, NearPair, Prints, connected, fingerprint, near_pairs
+from fewshot.images.near import SIDE, NearPair, Prints, Tint, connected, fingerprint, tint
 from fewshot.images.reader import ImageLike, examine, read_payload
 from fewshot.images.tree import refuse_left_out
 
@@ -37,7 +38,8 @@ class AuditedDataset:
         skipped: why each left-out image was left out.
         findings: what was understood when the images were collected, and what was found now.
         prints: (n, SIDE, SIDE) thumbnails that near-duplicates are found by.
-        groups: (n,) equal numbers for near-duplicates of each other and frames of one video, by the first of them.
+        tints: (n, 2) colours that near-duplicates must share.
+        groups: (n,) equal numbers for near-duplicates of one class and frames of one video, by the first of them.
         n_given: images there were, before any was left out.
     """
 
@@ -46,6 +48,7 @@ class AuditedDataset:
     skipped: tuple[ImageError, ...]
     findings: tuple[Finding, ...]
     prints: Prints
+    tints: Tint
     groups: NDArray[np.intp]
     n_given: int
 
@@ -61,6 +64,7 @@ class AuditedDataset:
             dataset=_only(self.dataset, list(kept)),
             digests=tuple(self.digests[i] for i in kept),
             prints=self.prints[kept],
+            tints=self.tints[kept],
             groups=connected(len(kept), _links(self.groups[kept])),
             findings=(*self.findings, *more),
         )
@@ -107,19 +111,19 @@ def survey(dataset: ImageDataset, *, strict: bool = False, progress: OnProgress 
     seen = [one for i in kept if isinstance(one := outcomes[i], _Seen)]
     prints = np.array([one.print for one in seen], dtype=np.uint8).reshape(len(kept), SIDE, SIDE)
     part = _only(dataset, kept)
-    pairs = [pair for pair in near_pairs(prints) if _means(pair, part.labels)]
+    tints = np.array([one.tint for one in seen], dtype=np.float32).reshape(len(kept), 2)
+    same, other, cut = one_picture((prints, tints, part.labels))
     runs = frame_runs(part.names, part.labels, prints)
+    groups, doubts = belonging(part, same, runs)
+    alike = any(doubt.code == "ALL_ALIKE" for doubt in doubts)
     videos = _frame_findings(part, runs)
     # That frames of a video are near-duplicates goes without saying.
     told = [set(video.images) for video in videos]
-    findings += [one for one in _near_findings(part, pairs) if not any(run.issuperset(one.images) for run in told)]
-    findings += videos
-    links = [(pair.first, pair.second) for pair in pairs]
-    links += [(run.members[0], other) for run in runs for other in run.members[1:]]
-    groups = connected(len(kept), links)
-    return AuditedDataset(
-        part, tuple(readable[i] for i in kept), skipped, tuple(findings), prints, groups, len(dataset)
-    )
+    near = [] if alike else _near_findings(part, [*same, *other])
+    findings += [one for one in near if not any(run.issuperset(one.images) for run in told)]
+    findings += [*videos, *doubts, *cut]
+    digests = tuple(readable[i] for i in kept)
+    return AuditedDataset(part, digests, skipped, tuple(findings), prints, tints, groups, len(dataset))
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class _Seen:
 
     digest: str
     print: Prints
+    tint: Tint
     remarks: tuple[Finding, ...]
 
 
@@ -154,7 +159,7 @@ def _look_at(source: ImageLike, name: str) -> _Seen | ImageError:
         # Data sets have names for images that come as bytes.
         return ImageError(error.code, name, error.message)
     named = [replace(one, message=one.message.replace(payload.name, name, 1), images=(name,)) for one in remarks]
-    return _Seen(payload.digest, fingerprint(pixels), tuple(named))
+    return _Seen(payload.digest, fingerprint(pixels), tint(pixels), tuple(named))
 
 
 def _only(dataset: ImageDataset, kept: list[int]) -> ImageDataset:
@@ -166,11 +171,6 @@ def _links(groups: NDArray[np.intp]) -> list[tuple[int, int]]:
     """Link each item to the first of its group."""
     first: dict[int, int] = {}
     return [(first.setdefault(int(group), position), position) for position, group in enumerate(groups)]
-
-
-def _means(pair: NearPair, labels: tuple[str, ...]) -> bool:
-    """Whether a pair is one picture: of two classes, mirror images may be what tells them apart, as b and d."""
-    return not pair.mirrored or labels[pair.first] == labels[pair.second]
 
 
 def _too_many(dataset: ImageDataset, readable: list[int], skipped: tuple[ImageError, ...]) -> list[Finding]:
@@ -236,7 +236,7 @@ def _near_findings(dataset: ImageDataset, pairs: list[NearPair]) -> list[Finding
         if len(labels) > 1:
             said = (
                 f"NEAR_CONFLICT: what looks like one picture ({alike}) is labelled {' and '.join(map(repr, labels))}: "
-                f"{shortened(images, 8)}. Look at them, and keep one."
+                f"{shortened(images, 8)}. All stay as they are: look at them, and keep one."
             )
             findings.append(Finding("NEAR_CONFLICT", said, images, "warning"))
         else:

@@ -9,7 +9,7 @@ from fewshot.images.audit import OnProgress, survey
 from fewshot.images.data_report import DataReport, describe
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.findings import Finding
-from fewshot.images.leakage import find_leaks, leak_findings, nothing_left, split_frames
+from fewshot.images.leakage import find_leakage, nothing_left
 from fewshot.images.sources import DatasetSpec, load_dataset, load_splits, load_train_and_test, load_training
 
 
@@ -55,11 +55,10 @@ def check(
     if test_set is None:
         return describe(trained, source=_source(train))
     tested = survey(test_set, progress=lambda done, _: tell(len(train_set) + done, total))
-    leaks = find_leaks(trained, tested)
-    found = [*leak_findings(trained, tested, leaks, kept=keep_near_duplicates), *split_frames(trained, tested)]
-    gone = {leak.test for leak in leaks if leak.exact or not keep_near_duplicates}
+    leakage = find_leakage(trained, tested, keep_near_duplicates=keep_near_duplicates)
+    found, gone = list(leakage.findings), leakage.gone
     if gone and len(gone) == len(tested.digests):
-        found.append(Finding("NOTHING_TO_TEST", nothing_left(leaks), severity="error"))
+        found.append(Finding("NOTHING_TO_TEST", nothing_left(leakage.leaks), severity="error"))
     # The classes of the test set are those it came with: a class that is gone with its leaks is told as untested.
     tested = tested.only([i for i in range(len(tested.digests)) if i not in gone], *found)
     return describe(trained, tested, source=_source(train), test_source=_source(train if test is None else test))

@@ -15,7 +15,9 @@ What the images are to each other: ``DUPLICATE`` the same picture again, byte fo
 picture saved again, smaller, cropped, brighter or mirrored · ``FRAMES`` images that look like frames of one video ·
 ``LABEL_CONFLICT`` one picture under two labels · ``NEAR_CONFLICT`` the same of near-duplicates · ``LEAKAGE`` a test
 picture that is in training too · ``NEAR_LEAKAGE`` one whose near-duplicate is · ``FRAME_LEAKAGE`` frames of one video
-in both.
+in both · ``ALL_ALIKE`` so many near-duplicates that the data must all look alike: none were left out or grouped, and an
+accuracy is flattered if they are versions of one picture · ``ONE_VIDEO`` a class that is all frames of one video, which
+therefore count as images of their own · ``NEAR_SEARCH_CUT`` so many look-alikes that not all were compared.
 
 What can be done with them: ``TOO_MANY_UNREADABLE`` · ``UNREADABLE_CLASS`` a class without a readable image ·
 ``TOO_FEW_CLASSES`` · ``UNKNOWN_CLASS`` a class of the test set that training lacks · ``UNTESTED_CLASS`` one that the

@@ -87,9 +87,9 @@ def _leaks(train: AuditedDataset, test: AuditedDataset) -> tuple[list[Leak], lis
 
 def _all_alike(test: AuditedDataset, near: Sequence[Leak]) -> Finding:
     said = (
-        f"The data all look alike: {len(near)} of {len(test.digests)} test images look like versions of training images. "
-        "All were kept in the test set. Where they are versions of the same pictures, the accuracy is flattered: tell "
-        "by hand."
+        f"The data all look alike: {len(near)} of {len(test.digests)} test images look like versions of training "
+        "images. All were kept in the test set. Where they are versions of the same pictures, the accuracy is "
+        "flattered: tell by hand."
     )
     return Finding("ALL_ALIKE", said, tuple(test.dataset.names[leak.test] for leak in near), "warning")
 

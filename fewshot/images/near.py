@@ -7,13 +7,16 @@ Three steps, each on a grey thumbnail of 64 x 64 pixels, which is all that is ke
 3. The pair is laid on each other by the affine motion that fits best (``cv2.findTransformECC``), and the pixels are
    compared. Only what is the same picture survives this: two photographs of the same thing do not fit.
 
+Colour is compared by one number pair for each image (:func:`tint`), which callers put into ``allowed``.
+
 Thresholds were chosen on photographs and drawings with ``benchmarks/near_duplicates.py``, which measures how many
 changed copies are found, and how many pairs of different pictures are taken for copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -24,6 +27,10 @@ from numpy.typing import NDArray
 
 Prints: TypeAlias = "NDArray[np.uint8]"
 """Thumbnails (n, SIDE, SIDE), grey."""
+Tint: TypeAlias = "NDArray[np.float32]"
+"""Blue and red beyond grey, (2,) or (n, 2), see :func:`tint`."""
+Allowed: TypeAlias = "Callable[[int, NDArray[np.intp], bool], NDArray[np.bool_]]"
+"""Of an image, those it may be paired with, and whether mirrored: tells for each of those."""
 _Warp: TypeAlias = "NDArray[np.float32]"
 
 SIDE = 64
@@ -33,11 +40,16 @@ MIN_SIMILARITY = 0.985
 _RADIUS = 14  # bits of 64 in which hashes of a pair may differ
 _MIN_COARSE = 0.8  # correlation of 16 x 16 pixels, before they are laid on each other
 _MAX_CANDIDATES = 6  # per image: pictures that all look alike must not make the search quadratic in expensive steps
+_MAX_MISSES = 1024  # comparisons of a block that find nothing, after which the less likely candidates are passed over
+_ALL_MISSES = 20_000  # the same for all blocks together
 _MIN_ROUGH = 0.93  # similarity after laying on each other roughly, to go on
 _IDENTITY = np.eye(2, 3, dtype=np.float32)
 _BLOCK = 1024
 _BORDER = 8  # grey levels by which the bars of a framed picture may vary
 _FLAT = 4.0  # standard deviation in grey levels below which a picture shows nothing to go by
+_TINT_NOISE = 10.0  # of 255 by which tints may differ whatever they are
+_TINT_SHARE = 0.5  # of the stronger tint by which they may differ besides: brightness and contrast scale it
+_GREY = 3.0  # strength of a tint below which a picture is grey
 _SIMPLE = 16  # tiles of 64 with something in them, below which a drawing fits many others
 # Share that is cut off, and how much of it on the left and at the top.
 _CROPS = ((0.05, 0.5, 0.5), (0.1, 0.5, 0.5), (0.1, 0.2, 0.2), (0.1, 0.2, 0.8), (0.1, 0.8, 0.2), (0.1, 0.8, 0.8))
@@ -68,8 +80,33 @@ def fingerprint(pixels: NDArray[np.uint8]) -> Prints:
     return np.asarray(image.convert("L"))
 
 
+def tint(pixels: NDArray[np.uint8]) -> Tint:
+    """Give the colour of (H, W, 3) RGB: (2,) blue and red beyond grey, 0..255 levels, strong colours counting most."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels).resize((16, 16), Image.Resampling.BOX, reducing_gap=3.0)
+    small = np.asarray(image, dtype=np.float32).reshape(-1, 3)
+    chroma = small[:, [2, 0]] - small @ np.array([0.299, 0.587, 0.114], dtype=np.float32)[:, None]
+    # Plain ground would thin out the colour of what is on it.
+    weight = (chroma**2).sum(axis=1, keepdims=True)
+    return np.asarray((chroma * weight).sum(axis=0) / max(float(weight.sum()), 1e-9), dtype=np.float32)
+
+
+def alike_in_colour(one: Tint, others: Tint) -> NDArray[np.bool_]:
+    """Tell which of (n, 2) tints may be one picture's with ``one``: close, or one of the two is grey."""
+    strength, mine = np.linalg.norm(others, axis=1), float(np.linalg.norm(one))
+    limit = _TINT_NOISE + _TINT_SHARE * np.maximum(strength, mine)
+    alike: NDArray[np.bool_] = (np.linalg.norm(others - one, axis=1) <= limit) | (strength < _GREY) | (mine < _GREY)
+    return alike
+
+
 def near_pairs(
-    prints: Prints, others: Prints | None = None, *, progress: Callable[[int, int], object] | None = None
+    prints: Prints,
+    others: Prints | None = None,
+    *,
+    allowed: Allowed | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    on_cut: Callable[[int], object] | None = None,
 ) -> list[NearPair]:
     """Find pairs of images that show the same picture.
 
@@ -77,7 +114,11 @@ def near_pairs(
         prints: (n, SIDE, SIDE) thumbnails.
         others: (m, SIDE, SIDE), to find pairs of an image in ``prints`` and one in these, one for each of ``prints`` at
             most. If omitted, pairs within ``prints``: enough to connect all copies of a picture, not each with each.
+        allowed: says which pairs may be given at all; the others are dropped before they can stand for a group, or
+            take the place of an allowed one.
         progress: called with the number of images done, and of all.
+        on_cut: called once if there were so many look-alikes that not all were compared, with the number of images
+            for which nothing was found and something was passed over.
 
     Returns:
         The pairs, in order of their positions; ``second`` is a position in ``others`` where these are given.
@@ -88,12 +129,16 @@ def near_pairs(
         return []
     groups = _Groups(len(prints) + (0 if within else len(against)))
     found: list[NearPair] = []
+    cut: set[int] = set()
     with ThreadPoolExecutor(int(joblib.cpu_count())) as pool:
-        for done, candidates in _candidates(prints, against, within, pool):
-            for pair in _confirmed(candidates, prints, against, within, groups, pool):
+        for done, candidates in _candidates(prints, against, within, pool, allowed, cut):
+            for pair in _confirmed(candidates, prints, against, within, groups, pool, cut):
                 found.append(pair)
             if progress is not None:
                 progress(done, len(prints))
+    cut -= {end for pair in found for end in ((pair.first, pair.second) if within else (pair.first,))}
+    if cut and on_cut is not None:
+        on_cut(len(cut))
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
@@ -148,14 +193,13 @@ class _Looks:
 
 
 def _candidates(
-    prints: Prints, against: Prints, within: bool, pool: ThreadPoolExecutor
+    prints: Prints, against: Prints, within: bool, pool: ThreadPoolExecutor, allowed: Allowed | None, cut: set[int]
 ) -> Iterator[tuple[int, list[_Candidate]]]:
     """Propose pairs, block by block, so that memory does not grow with the square of the number."""
     index = _all_looks(against, pool, cropped=not within)
     for start in range(0, len(prints), _BLOCK):
         block = np.arange(start, min(start + _BLOCK, len(prints)))
         part = prints[block]
-        mirror = np.ascontiguousarray(part[:, :, ::-1])
         query = _all_looks(part, pool, cropped=True)
         mirror = np.ascontiguousarray(part[:, :, ::-1])
         query["mirrored"] = [_look(mirror, np.arange(len(part)), _whole_boxes(len(part)), pool)]
@@ -163,12 +207,25 @@ def _candidates(
         for one_way, other_way in _COMPARED:
             for mine in query.get(one_way, ()):
                 for theirs in index.get(other_way, ()):
-                    for closeness, one in _close(mine, theirs, one_way == "mirrored", start, within):
+                    for closeness, one in _close(mine, theirs, one_way == "mirrored", start, within, allowed, cut):
                         ends = sorted((one.first, one.second)) if within else (one.first, one.second)
                         key = (*ends, one.mirrored)
                         if key not in proposed or closeness > proposed[key][0]:
                             proposed[key] = closeness, one
-        yield int(block[-1]) + 1, [one for _, one in sorted(proposed.values(), key=lambda both: -both[0])]
+        yield int(block[-1]) + 1, _likeliest(proposed.values(), cut)
+
+
+def _likeliest(proposed: Iterable[tuple[float, _Candidate]], cut: set[int]) -> list[_Candidate]:
+    """Keep the closest few of each image, whichever parts look alike, in order of closeness."""
+    taken: dict[int, int] = defaultdict(int)
+    kept = []
+    for _, one in sorted(proposed, key=lambda both: -both[0]):
+        taken[one.first] += 1
+        if taken[one.first] <= _MAX_CANDIDATES:
+            kept.append(one)
+        else:
+            cut.add(one.first)
+    return kept
 
 
 _COMPARED = (
@@ -193,7 +250,13 @@ def _all_looks(prints: Prints, pool: ThreadPoolExecutor, *, cropped: bool) -> di
 
 
 def _close(
-    query: _Looks, index: _Looks, mirrored: bool, start: int, within: bool
+    query: _Looks,
+    index: _Looks,
+    mirrored: bool,
+    start: int,
+    within: bool,
+    allowed: Allowed | None,
+    cut: set[int],
 ) -> Iterator[tuple[float, _Candidate]]:
     """Find what is close by hash and by coarse pixels; for each query the closest few."""
     if not len(query.of) or not len(index.of):
@@ -208,7 +271,11 @@ def _close(
         if within:
             kept &= index.of[near] != row + start
         near, closeness = near[kept], closeness[kept]
+        if allowed is not None and len(near):
+            kept = allowed(int(row) + start, index.of[near], mirrored)
+            near, closeness = near[kept], closeness[kept]
         if len(near) > _MAX_CANDIDATES:
+            cut.add(int(row) + start)
             best = np.argpartition(-closeness, _MAX_CANDIDATES)[:_MAX_CANDIDATES]
             near, closeness = near[best], closeness[best]
         for one, score in zip(near, closeness, strict=True):
@@ -223,9 +290,11 @@ def _confirmed(
     within: bool,
     groups: _Groups,
     pool: ThreadPoolExecutor,
+    cut: set[int],
 ) -> Iterator[NearPair]:
     """Compare candidates closely, best first; those that are linked already are passed over."""
     shift, step = (0 if within else len(prints)), 64
+    patience, misses = min(_MAX_MISSES, max(step, _ALL_MISSES // -(-len(prints) // _BLOCK))), 0
     matched: set[int] = set()
 
     def compare(one: _Candidate) -> float:
@@ -238,7 +307,11 @@ def _confirmed(
             for one in candidates[begin : begin + step]
             if (groups.find(one.first) != groups.find(one.second + shift) if within else one.first not in matched)
         ]
+        if misses >= patience:
+            cut.update(one.first for one in open_ones)
+            continue
         for one, similarity in zip(open_ones, pool.map(compare, open_ones), strict=True):
+            misses += similarity < MIN_SIMILARITY
             if similarity >= MIN_SIMILARITY and one.first not in matched:
                 if within:
                     if groups.find(one.first) == groups.find(one.second):

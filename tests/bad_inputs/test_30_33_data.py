@@ -184,3 +184,26 @@ def test_30_demo_shots_that_are_not_there_are_refused_with_the_number_there_is(f
 
     with pytest.raises(InvalidInputError, match="needs 1 to"):
         run_demo(tmp_path, classes=["Kaiser", "Orange"], k_shot=500)
+
+
+def test_33_a_version_of_a_training_picture_under_another_label_is_told_and_stays_in_the_test_set(tmp_path):
+    make(tmp_path / "train", {"cat": 3, "dog": 3})
+    make(tmp_path / "test", {"cat": 3, "dog": 3}, start=100)
+    write(tmp_path / "test/dog/other.png", scene(1, (80, 60)).resize((60, 45)))
+    report = fewshot.check(tmp_path)
+    (finding,) = [one for one in report.findings if one.code == "NEAR_LEAKAGE"]
+    assert "NEAR_CONFLICT" in finding.message
+    assert report.test.n_used == 7
+
+
+def test_32_pictures_that_all_look_alike_are_kept_and_that_is_said_once(tmp_path):
+    make(tmp_path / "train", {"cat": 3, "dog": 3})
+    make(tmp_path / "test", {"cat": 3, "dog": 3}, start=100)
+    for number in (1, 2, 4):
+        folder = tmp_path / "test" / ("cat" if number < 4 else "dog")
+        write(folder / f"version{'abcd'[number - 1]}.png", scene(number, (80, 60)).resize((60, 45)))
+    report = fewshot.compare(tmp_path, strategies=["prototypical"])
+    (finding,) = [one for one in report.data["findings"] if one["code"] == "ALL_ALIKE"]
+    assert "3 of 9" in finding["message"]
+    assert len(report.test_images) == 9
+    assert not any(one["code"] == "NEAR_LEAKAGE" for one in report.data["findings"])
