@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -325,7 +326,9 @@ def test_50_predict_has_printed_what_it_says_it_has(photos, tmp_path, here):
     assert code == 130
     table = (tmp_path / "rows.csv").read_text()
     assert table.endswith("\n")
-    assert f"{table.count(chr(10)) - 1} images were predicted; their rows are complete." in errors
+    said = int(re.search(r"(\d+) images were predicted; their rows are complete\.", errors)[1])
+    # The signal may come between a row and its being counted.
+    assert said <= table.count("\n") - 1 <= said + 1
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc to see what is being imported")
