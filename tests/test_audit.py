@@ -299,3 +299,24 @@ def test_near_duplicates_within_a_video_do_not_make_the_data_all_alike():
     groups, findings = belonging(dataset, pairs, [])
     assert groups.tolist() == list(range(14))
     assert [finding.code for finding in findings] == ["ALL_ALIKE"]
+
+
+def test_a_class_of_a_few_versions_of_one_picture_is_one_unit():
+    versions = [scene(1), darker(scene(1)), scene(1).resize((120, 90))]
+    found = audit(dataset_of([*versions, scene(2), scene(3)], "aaabb"))
+    assert found.groups.tolist() == [0, 0, 0, 3, 4]
+    assert codes(found) == ["NEAR_DUPLICATE"]
+
+
+def test_a_single_near_duplicate_in_a_small_test_set_is_taken_out():
+    train = audit(dataset_of([scene(1), scene(2), scene(3)], "aab"))
+    cleaned = without_leakage(train, audit(dataset_of([darker(scene(1)), scene(10), scene(11)], "aab")))
+    assert codes(cleaned) == ["NEAR_LEAKAGE"]
+    assert len(cleaned.dataset) == 2
+
+
+def test_a_test_set_of_nothing_but_look_alikes_is_kept_however_small():
+    train = audit(dataset_of([scene(1), scene(2), scene(3)], "aab"))
+    cleaned = without_leakage(train, audit(dataset_of([darker(scene(1)), darker(scene(3))], "ab")))
+    assert codes(cleaned) == ["ALL_ALIKE"]
+    assert len(cleaned.dataset) == 2

@@ -23,6 +23,8 @@ MAX_TEST_SHARE = 0.2
 """Share of a test set above which near-duplicates of training images are no accident."""
 MAX_CLASS_SHARE = 0.5
 """The same of a class, in a test set or in training."""
+MIN_ALIKE = 3
+"""So few images as are less than this may be versions of one picture by accident."""
 
 Pictures: TypeAlias = tuple[Prints, Tint, Sequence[str]]
 """Thumbnails, tints and labels of a data set's images."""
@@ -82,7 +84,8 @@ def belonging(
     near = [(one.first, one.second) for one in same if run_of.get(one.first, -1) != run_of.get(one.second, -2)]
     counts = Counter(labels)
     units = units_per_class(labels, connected(n, near))
-    if alike := sorted(label for label, left in units.items() if left < MAX_CLASS_SHARE * counts[label]):
+    alike = sorted(label for label, left in units.items() if left < MAX_CLASS_SHARE * counts[label])
+    if sum(counts[label] - units[label] for label in alike) >= MIN_ALIKE:
         findings.append(_all_alike(dataset, alike, near))
         near = []
     return connected(n, [*near, *videos]), findings
@@ -90,10 +93,11 @@ def belonging(
 
 def too_many(tested: Sequence[str], gone: Sequence[str]) -> bool:
     """Whether so many of the test set's labels would go that its images must all look alike."""
+    if len(gone) < MIN_ALIKE and len(gone) < len(tested):
+        return False
     before, lost = Counter(tested), Counter(gone)
-    return len(gone) > MAX_TEST_SHARE * len(tested) or any(
-        n > MAX_CLASS_SHARE * before[label] for label, n in lost.items()
-    )
+    of_class = any(n > MAX_CLASS_SHARE * before[label] for label, n in lost.items())
+    return of_class or len(gone) > MAX_TEST_SHARE * len(tested)
 
 
 def _all_alike(dataset: ImageDataset, classes: Sequence[str], links: Sequence[tuple[int, int]]) -> Finding:
