@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import hostile_files
 import pytest
@@ -128,6 +129,12 @@ def test_damaged_files_are_the_same_each_time():
     first = dict(hostile_files.damaged_files(each=2))
     assert first == dict(hostile_files.damaged_files(each=2))
     assert first != dict(hostile_files.damaged_files(each=2, seed=1))
+
+
+def test_valid_files_do_not_hold_the_time_of_writing():
+    first = dict(hostile_files.valid_files())
+    time.sleep(1.1)  # whole seconds are written
+    assert first == dict(hostile_files.valid_files())
 
 
 def test_the_exit_code_tells_of_faults(tmp_path, capsys):
