@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
@@ -105,7 +107,10 @@ class JoblibEngine:
         """See :class:`Engine`."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        parallel = joblib.Parallel(n_jobs=self.n_jobs, return_as="generator_unordered")
+        # A terminal sends Ctrl-C to the workers as well. This process ends them; they would only tell, at whatever step
+        # they are, that they were interrupted.
+        deaf = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        parallel = joblib.Parallel(n_jobs=self.n_jobs, return_as="generator_unordered", initializer=deaf)
         with tempfile.TemporaryDirectory(prefix="fewshot-", ignore_cleanup_errors=True) as folder:
             path = os.path.join(folder, "task")
             _write_task(task, path)

@@ -19,7 +19,7 @@ from fewshot import FewShotClassifier, ImageDataset, ImageError, list_heads, loa
 from fewshot.errors import InvalidInputError, UnknownNameError
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.finetune.strategies import FineTune
-from fewshot.threads import single_thread
+from fewshot.threads import single_thread, workers
 
 
 @pytest.fixture
@@ -132,6 +132,37 @@ def test_whoever_leaves_first_gets_their_threads_back():
     assert counts == [3]
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 2
+    torch.set_num_threads(before)
+
+
+def test_a_worker_keeps_to_one_thread_whatever_others_set():
+    before = torch.get_num_threads()
+    with workers(1) as pool:
+        pool.submit(int).result()
+        setter = threading.Thread(target=torch.set_num_threads, args=(3,))
+        setter.start()
+        setter.join()
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_the_processs_threads_stay_at_one_while_anyone_computes(monkeypatch):
+    before, numbers, set_num_threads = torch.get_num_threads(), [], torch.set_num_threads
+    torch.set_num_threads(2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: numbers.append(number) or set_num_threads(number))
+
+    def leave_first():
+        set_num_threads(3)
+        with single_thread():
+            pass
+        return torch.get_num_threads()
+
+    with single_thread(), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(leave_first).result() == 3
+        assert set(numbers) == {1}
+        assert torch.get_num_threads() == 1
+    monkeypatch.undo()
+    assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
 
 
