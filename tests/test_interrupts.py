@@ -16,10 +16,12 @@ PATIENCE = 120
 """Seconds; for machines on which much else runs, since a process that does not end would stay for an hour."""
 
 PROGRAM = """
-import signal, sys, time
+import signal, sys, threading, time
 from fewshot import interrupts
 interrupts._SAY_AFTER, interrupts._LEAVE_AFTER, interrupts._ECHO = {settings}
-begun = lambda: print("begun", flush=True)
+begun = lambda *more: print("begun", *more, flush=True)
+# Handlers run at the next step of the main thread: one that is to take no signal must be past its last.
+begun_and_asleep = lambda *more: threading.Timer(1, begun, more).start()
 with interrupts.orderly():
     interrupts.explain(lambda: "Half is kept.")
     {body}
@@ -36,7 +38,8 @@ def start(body, *, say_after=0.0, leave_after=3600.0, echo=0.0):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "begun\n"
+    first, *process.told = process.stdout.readline().split()
+    assert first == "begun"
     return process
 
 
@@ -131,7 +134,9 @@ def test_a_step_that_swallows_the_exception_is_not_waited_for_for_ever():
 
 def test_code_that_never_returns_to_python_is_ended_too():
     # The main thread takes no signals, as if it were inside C code: only the watching thread learns of them.
-    process = start("signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)\nbegun()\ntime.sleep(3600)")
+    process = start(
+        "signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)\nbegun_and_asleep()\ntime.sleep(3600)"
+    )
     send(process, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE)
@@ -151,11 +156,10 @@ from joblib.externals.loky import reusable_executor
 while len(reusable_executor._executor._processes) < 2:
     time.sleep(0.01)
 signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)
-begun()
-print(*reusable_executor._executor._processes, flush=True)
+begun_and_asleep(*reusable_executor._executor._processes)
 time.sleep(3600)"""
     )
-    workers = process.stdout.readline().split()
+    workers = process.told
     assert len(workers) == 2
     send(process, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
