@@ -39,7 +39,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,41 @@ VIEWS_VERSION = 1
 def list_augmentations() -> list[str]:
     """List the names that ``augmentation=`` takes."""
     return sorted(POLICIES)
+
+
+class Frame(Protocol):
+    """What views are drawn for: a network, as far as it says what pictures it takes.
+
+    Attributes:
+        image_size: side of the square input in pixels.
+    """
+
+    image_size: int
+
+    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop (H, W, 3) uint8 to (image_size, image_size, 3) uint8."""
+
+
+class Views(Protocol):
+    """What makes further pictures of an image: a :class:`Policy`, or :class:`fewshot.views.FixedViews`.
+
+    Attributes:
+        name: for people.
+        spec: text that determines the views completely; part of the key of every stored feature.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - said above
+
+    @property
+    def spec(self) -> str: ...  # noqa: D102
+
+    @property
+    def has_views(self) -> bool:
+        """Whether there is anything to render besides the image itself."""
+
+    def draw(self, network: Frame, image: NDArray[np.uint8], *, index: int, seed: int) -> NDArray[np.uint8]:
+        """Render view ``index``, from 1, of (H, W, 3) uint8 at a network's size, (image_size, image_size, 3) uint8."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +159,10 @@ class Policy:
                 "out Normalize and ToTensorV2: the backbone does that."
             )
         return _fit_to(view, size)
+
+    def draw(self, network: Frame, image: NDArray[np.uint8], *, index: int, seed: int) -> NDArray[np.uint8]:
+        """Render one view at a network's size; see :class:`Views`."""
+        return self.view(image, index=index, seed=seed, size=network.image_size)
 
 
 def view_seed(image: NDArray[np.uint8], *, index: int, seed: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.augment import VIEWS_VERSION, AugmentationLike, Policy, load_policy
+from fewshot.augment import VIEWS_VERSION, AugmentationLike, Views, load_policy
 from fewshot.backbones.base import Backbone, Network, Progress, Render, run_network, shifted
 from fewshot.errors import FeatureError, ImageError, InvalidInputError
 from fewshot.images.dataset import as_sources
@@ -79,6 +79,21 @@ def extract_views(
     """
     policy = load_policy(augmentation)
     views = check_n_views(n_views) if policy.has_views else 0
+    return extract_with(backbone, images, policy, views, seed=seed, store=store, progress=progress, errors=errors)
+
+
+def extract_with(
+    backbone: Backbone,
+    images: Iterable[ImageLike],
+    policy: Views,
+    views: int,
+    *,
+    seed: int = 0,
+    store: FeatureStore | None = None,
+    progress: Progress | None = None,
+    errors: dict[int, ImageError] | None = None,
+) -> NDArray[np.float32]:
+    """Compute features as :func:`extract_views` does, of any kind of views: (n, 1 + views, n_features) float32."""
     sources = as_sources(images)
     failed: dict[int, ImageError] = {}
     parts = []
@@ -117,14 +132,14 @@ def check_varied(features: NDArray[np.float32], labels: NDArray[Any], backbone: 
         )
 
 
-def view_renders(network: Network, payload: Payload, policy: Policy, n_views: int, seed: int) -> list[Render]:
+def view_renders(network: Network, payload: Payload, policy: Views, n_views: int, seed: int) -> list[Render]:
     """List functions that render an image's central view and its augmented views at a network's size."""
 
     def central() -> NDArray[np.uint8]:
         return network.preprocess(_decode_once(payload))
 
     def augmented(index: int) -> NDArray[np.uint8]:
-        return policy.view(_decode_once(payload), index=index, seed=seed, size=network.image_size)
+        return policy.draw(network, _decode_once(payload), index=index, seed=seed)
 
     return [central, *(functools.partial(augmented, index) for index in range(1, n_views + 1))]
 
@@ -179,7 +194,7 @@ class _Job:
     """What is done to every block: one network, one policy."""
 
     network: Network
-    policy: Policy
+    policy: Views
     n_views: int
     seed: int
     store: FeatureStore | None

@@ -76,6 +76,11 @@ class TimmNetwork(Network):
         self._engine: Engine | None = None
 
     @property
+    def runtime_choice(self) -> str:
+        """What :meth:`use_runtime` was told last."""
+        return self._runtime_choice
+
+    @property
     def runtime_name(self) -> str:
         """What computes the features: ``"pytorch"``, ``"openvino"`` or ``"cuda-autocast"``."""
         return self._started().name
