@@ -15,12 +15,14 @@ from fewshot.augment import AugmentationLike, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone, Progress
 from fewshot.errors import ImageError, InvalidInputError
-from fewshot.features import check_n_views, check_varied, extract_views
+from fewshot.features import check_n_views, check_varied
 from fewshot.finetune.base import ImageHead, TrainingSetup
 from fewshot.heads import make_head
 from fewshot.heads.base import Head
 from fewshot.images.dataset import ImageDataset, as_labels, as_sources
 from fewshot.images.reader import ImageLike, read_image, source_name
+from fewshot.representation import RepresentationLike, check_representation, load_representation
+from fewshot.representation.base import Representation
 from fewshot.store import FeatureStore
 
 _BLOCK = 256
@@ -57,11 +59,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_views: augmented views per training image, besides the image itself.
         random_state: seed of everything random; the same seed gives the same classifier.
         cache: keep features on disk, so that the same images are computed once.
+        representation: what is made of the backbone's features: ``"plain"``, ``"averaged"``, ``"tuned"`` or ``"auto"``;
+            see :mod:`fewshot.representation`. Heads that train on pictures take no other than ``"plain"``, and leave
+            ``"auto"`` alone.
 
     Attributes:
         classes_: (n_classes,) labels, sorted; the order of probabilities.
         backbone_: the loaded backbone; ``None`` for heads that use none.
         head_: the fitted head.
+        representation_: what makes the head's features of images; ``None`` for heads that take pictures.
+        space_: what the training images say of it; ``None`` likewise.
         history_: training curve of a head that trains a network; empty otherwise.
         seed_: the seed that ``random_state`` came to.
         support_: features and class positions that a scikit-learn head was fitted on, for saving; ``None`` otherwise.
@@ -83,6 +90,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_views: int = 16,
         random_state: int | np.random.RandomState | None = 0,
         cache: bool = True,
+        representation: RepresentationLike = "plain",
     ) -> None:
         self.backbone = backbone
         self.head = head
@@ -90,6 +98,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_views = n_views
         self.random_state = random_state
         self.cache = cache
+        self.representation = representation
 
     def fit(
         self, X: Sequence[ImageLike] | ImageDataset, y: Sequence[Any] | None = None, *, progress: Progress | None = None
@@ -114,21 +123,19 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = as_seed(self.random_state)
         backbone = load_backbone(self.backbone) if getattr(head, "needs_backbone", True) else None
         # A fit that fails leaves the classifier as it was, so everything is assigned at the end.
-        support, history = None, []
+        support, history, representation, space = None, [], None, None
         if isinstance(head, ImageHead):
+            check_takes_pictures(self.representation)
             head.fit_images(images, labels, TrainingSetup(backbone, policy, views, seed))
             history = head.history_
         else:
             assert backbone is not None  # noqa: S101 - for the type checker
-            features = extract_views(
-                backbone,
-                images,
-                augmentation=policy,
-                n_views=views,
-                seed=seed,
-                store=self._store(),
-                progress=progress,
+            representation = load_representation(self.representation, backbone)
+            parts = representation.parts(
+                images, augmentation=policy, n_views=views, seed=seed, store=self._store(), progress=progress
             )
+            space = representation.space(parts)
+            features = space.vectors(parts)
             check_varied(features[:, 0], labels, backbone.spec, [source_name(image) for image in images])
             fit_on_views(head, features, labels, seed)
             if not isinstance(head, Head):
@@ -136,6 +143,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 codes = np.searchsorted(head.classes_, np.repeat(labels, features.shape[1]))
                 support = (features.reshape(-1, features.shape[2]), codes)
         self.backbone_, self.head_, self.classes_ = backbone, head, head.classes_
+        self.representation_, self.space_ = representation, space
         self.history_, self.support_, self.seed_ = history, support, seed
         return self
 
@@ -213,8 +221,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             images = images if errors is None else _readable(images, errors)
             proba = self.head_.predict_proba_images(images) if images else np.empty((0, len(self.classes_)))
             return proba, self.classes_[proba.argmax(axis=1)]
-        assert self.backbone_ is not None  # noqa: S101 - for the type checker
-        found = extract_views(self.backbone_, images, store=self._store(), progress=progress, errors=errors)[:, 0]
+        assert self.representation_ is not None  # noqa: S101 - for the type checker
+        assert self.space_ is not None  # noqa: S101
+        parts = self.representation_.parts(images, store=self._store(), progress=progress, errors=errors)
+        found = self.space_.vectors(parts)[:, 0]
         features = found if not errors else np.delete(found, list(errors), axis=0)
         if not len(features):
             return np.empty((0, len(self.classes_))), self.classes_[:0]
@@ -241,6 +251,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True
         tags.no_validation = True
         return tags
+
+
+def check_takes_pictures(representation: RepresentationLike) -> None:
+    """Refuse a representation for a head that takes pictures, and so has no use for it.
+
+    Raises:
+        UnknownNameError: no representation has this name.
+        InvalidInputError: one that says how features are made.
+    """
+    name = representation.name if isinstance(representation, Representation) else check_representation(representation)
+    if name not in ("plain", "auto"):
+        raise InvalidInputError(
+            f"representation={name!r} says how the features are made that a head learns from; this head trains on "
+            "pictures. Use representation='plain'."
+        )
 
 
 def fit_on_views(head: Any, features: NDArray[np.float32], labels: NDArray[Any], seed: int) -> Any:

@@ -129,6 +129,7 @@ def fill(
     facts: Mapping[str, Any],
     classes: NDArray[Any],
     backbone: Backbone | None,
+    n_features: int | None,
 ) -> None:
     """Give a head what it had learned, of tensors that are what :func:`expected_tensors` says.
 
@@ -140,10 +141,10 @@ def fill(
         head.restore_facts(facts)
         proba = head.predict_proba_images([np.full((64, 64, 3), 127, dtype=np.uint8)])
     else:
-        assert backbone is not None  # noqa: S101 - for the type checker: a model without one is refused before
-        head.state_, head.classes_, head.n_features_in_ = dict(tensors), classes, backbone.n_features
+        assert n_features is not None  # noqa: S101 - for the type checker: a model without is refused before
+        head.state_, head.classes_, head.n_features_in_ = dict(tensors), classes, n_features
         with torch.no_grad():
-            proba = head.predict_proba(np.full((1, backbone.n_features), 0.5))
+            proba = head.predict_proba(np.full((1, n_features), 0.5))
     # Weights far beyond any that are learned overflow.
     if proba.shape != (1, len(classes)) or not np.isfinite(proba).all():
         raise ModelFileError("its head does not give a probability for every class")

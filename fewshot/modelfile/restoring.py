@@ -18,6 +18,8 @@ from fewshot.modelfile.labels import restore_labels
 from fewshot.modelfile.schema import Config, SklearnHead
 from fewshot.modelfile.sklearn_heads import expected_sklearn, fit_again, make_sklearn
 from fewshot.modelfile.weights import Expected, check_expected, check_named, read_header, tensors_from
+from fewshot.representation import load_representation
+from fewshot.representation.base import Representation, Space
 
 _MAX_NETWORKS = 8
 _MAX_SPEC = 4096
@@ -47,14 +49,14 @@ def restore(
     check_named(found, config.tensors)
     classes = restore_labels(config.classes, config.class_dtype)
     make = functools.partial(_unfitted, config)
-    head, network = make(), None
+    head, network, representation, space = make(), None, None, None
     if getattr(head, "needs_backbone", True):
         if config.n_features is not None:
             # Before the backbone, which takes longer to load than anything else.
             check_expected(found, _expected(config, head, len(classes), None))
         network = _backbone(config, backbone, trusted)
-        if config.n_features not in (None, network.n_features):
-            raise ModelFileError(f"it takes {config.n_features} features; its backbone gives {network.n_features}")
+        if config.n_features is not None:
+            representation, space = _representation(config, network)
     check_expected(found, _expected(config, head, len(classes), network))
     file.seek(0)
     tensors = tensors_from(file.read(size), config.tensors_digest)
@@ -64,13 +66,15 @@ def restore(
         augmentation=config.augmentation if config.augmentation in POLICIES else None,
         n_views=config.n_views,
         random_state=config.random_state,
+        representation=representation.name if representation else "plain",
     )
     classifier.support_, classifier.seed_, classifier.history_ = None, config.random_state, []
     if isinstance(config.head, SklearnHead):
         classifier.support_ = fit_again(head, config.head, tensors, classes)
     else:
-        _fill(head, tensors, config.head.facts, classes, network)
+        _fill(head, tensors, config.head.facts, classes, network, config.n_features)
     classifier.head_, classifier.backbone_, classifier.classes_ = head, network, classes
+    classifier.representation_, classifier.space_ = representation, space
     return classifier
 
 
@@ -84,14 +88,45 @@ def _expected(config: Config, head: Any, n_classes: int, network: Backbone | Non
     return expected_tensors(head, n_classes, config.n_features, network)
 
 
-def _fill(head: Any, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], classes: Any, network: Any) -> None:
+def _fill(
+    head: Any,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    classes: Any,
+    network: Any,
+    n_features: int | None,
+) -> None:
     try:
-        fill(head, tensors, facts, classes, network)
+        fill(head, tensors, facts, classes, network, n_features)
     except FewshotError:
         raise
     # Values that pass every check and still make a method fail: a bad file, whatever the method raises.
     except Exception as error:
         raise ModelFileError(f"its parts do not fit together: {type(error).__name__}: {error}") from error
+
+
+def _representation(config: Config, network: Backbone) -> tuple[Representation, Space]:
+    """Make what the head's features are made by, and put the shares that they had in training back."""
+    entry = config.representation
+    if entry is None:
+        raise ModelFileError("config.json: 'representation' is missing, which its head needs")
+    if entry.name == "auto":
+        raise ModelFileError("it names 'auto' as its representation, which says nothing of its features")
+    representation = load_representation(entry.name, network)
+    if entry.fingerprint != representation.fingerprint:
+        raise ModelFileError(
+            f"its features were made in another way than this version makes its representation {entry.name!r} "
+            f"(fingerprint {entry.fingerprint[:40]}, here {representation.fingerprint}); its answers would be wrong. "
+            f"Install the versions it was saved with (fewshot {config.fewshot[:40]}), or train it again."
+        )
+    if entry.shares.keys() != representation.widths.keys():
+        raise ModelFileError(
+            f"its representation {entry.name!r} has the parts {', '.join(representation.widths)}, and it names others"
+        )
+    space = Space(dict(entry.shares), representation.widths)
+    if config.n_features != space.width:
+        raise ModelFileError(f"it takes {config.n_features} features; its backbone gives {space.width}")
+    return representation, space
 
 
 def _backbone(config: Config, given: str | Backbone | None, trusted: bool) -> Backbone:

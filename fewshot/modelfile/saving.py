@@ -105,14 +105,21 @@ def _files(classifier: FewShotClassifier) -> dict[str, bytes]:
     head, tensors = _describe_head(classifier)
     weights = tensors_to(tensors)
     backbone = classifier.backbone_
-    takes_features = backbone is not None and not isinstance(classifier.head_, ImageHead)
+    representation, space = classifier.representation_, classifier.space_
     config: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "fewshot": fewshot.__version__,
         **describe_labels(classifier.classes_),
         "backbone": backbone.spec if backbone else None,
         "backbone_fingerprint": backbone.fingerprint if backbone else None,
-        "n_features": backbone.n_features if backbone and takes_features else None,
+        "representation": {
+            "name": representation.name,
+            "fingerprint": representation.fingerprint,
+            "shares": dict(space.shares),
+        }
+        if representation and space
+        else None,
+        "n_features": space.width if space else None,
         "head": head,
         "augmentation": load_policy(classifier.augmentation).name,
         "n_views": int(classifier.n_views),

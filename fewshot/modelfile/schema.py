@@ -21,9 +21,9 @@ from pydantic import (
 from fewshot.classifier import MAX_SEED
 from fewshot.errors import ModelFileError
 from fewshot.modelfile.documents import document_digest
-from fewshot.modelfile.values import AT_MOST_TENSORS, Digest, Dtype, Facts, Labels, Name, Parameters, Shape
+from fewshot.modelfile.values import AT_MOST_TENSORS, Digest, Dtype, Facts, Labels, Name, Parameters, Shape, at_most
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_CONFIG_BYTES = 4 << 20
 
 
@@ -60,6 +60,14 @@ class SklearnHead(Table):
     parameters: Parameters
 
 
+class RepresentationEntry(Table):
+    """What makes the head's features, and the shares that its training images gave the parts."""
+
+    name: Name
+    fingerprint: Name
+    shares: Annotated[dict[Name, Annotated[float, Field(ge=0, le=1)]], Field(min_length=1), at_most(20)]
+
+
 class TensorEntry(Table):
     """Type and shape of a tensor, as safetensors writes them; the type is not known of models of schema 1."""
 
@@ -94,22 +102,33 @@ class _Schema1(_Common):
     tensors: Annotated[dict[Name, Shape], AT_MOST_TENSORS]
 
 
-class Config(_Common):
-    """The newest schema.
+class _Features(_Common):
+    """What schemas 2 and 3 have in common."""
 
-    Attributes:
-        n_features: width of the features that the head takes; ``None`` for heads that take pictures.
-        tensors: what ``model.safetensors`` holds.
-        tensors_digest: of that file; ``None`` for a model of schema 1, which has none.
-    """
-
-    schema_: Annotated[Literal[2], Field(alias="schema")]
     head: Annotated[
         Annotated[OwnHead, Tag("own")] | Annotated[SklearnHead, Tag("sklearn")], Discriminator(_kind_of_head)
     ]
     n_features: Annotated[int, Field(ge=1, le=1 << 24)] | None
     tensors: Annotated[dict[Name, TensorEntry], Field(min_length=1), AT_MOST_TENSORS]
     tensors_digest: Digest | None
+
+
+class _Schema2(_Features):
+    schema_: Annotated[Literal[2], Field(alias="schema")]
+
+
+class Config(_Features):
+    """The newest schema.
+
+    Attributes:
+        n_features: width of the features that the head takes; ``None`` for heads that take pictures.
+        tensors: what ``model.safetensors`` holds.
+        tensors_digest: of that file; ``None`` for a model of schema 1, which has none.
+        representation: what makes the features; ``None`` for heads that take pictures.
+    """
+
+    schema_: Annotated[Literal[3], Field(alias="schema")]
+    representation: RepresentationEntry | None
 
 
 def _from_1(config: dict[str, Any]) -> dict[str, Any]:
@@ -133,8 +152,14 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_TABLES: dict[int, type[Table]] = {1: _Schema1, 2: Config}
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(config: dict[str, Any]) -> dict[str, Any]:
+    """Schema 3 says what is made of the backbone's features: before, they were taken as they are."""
+    plain = {"name": "plain", "fingerprint": "plain", "shares": {"features": 1.0}}
+    return config | {"schema": 3, "representation": None if config["n_features"] is None else plain}
+
+
+_TABLES: dict[int, type[Table]] = {1: _Schema1, 2: _Schema2, 3: Config}
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 
 
 def read_config(document: Any) -> Config:

@@ -207,7 +207,7 @@ def test_45_a_newer_schema_is_refused_and_says_how_to_upgrade(model):
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     # Whatever else a newer version writes.
     (model / "config.json").write_text(json.dumps({"schema": config["schema"] + 1, "fewshot": "9.0.0", "new": []}))
-    with pytest.raises(ModelFileError, match=r"has schema 3.*reads up to 2.*pip install --upgrade fewshot"):
+    with pytest.raises(ModelFileError, match=r"has schema 4.*reads up to 3.*pip install --upgrade fewshot"):
         fewshot.load(model)
 
 
@@ -216,7 +216,7 @@ def test_45_an_older_schema_is_migrated(tmp_path):
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["schema"] == 1
     classifier = fewshot.load(folder)
     classifier.save(folder)
-    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["schema"] == 2
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["schema"] == 3
     np.testing.assert_array_equal(answers(fewshot.load(folder), "ridge"), answers(classifier, "ridge"))
 
 
