@@ -22,7 +22,7 @@ from fewshot.engines import check_jobs, make_engine
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import InvalidInputError
 from fewshot.evaluation import FeatureTask, evaluate_blocks
-from fewshot.features import check_varied, extract_views
+from fewshot.features import check_varied
 from fewshot.finetune.base import ImageHead
 from fewshot.heads import make_head
 from fewshot.heads.base import TransductiveHead
@@ -43,6 +43,7 @@ from fewshot.planning import (
 from fewshot.preparation import reloadable
 from fewshot.report.benchmark import BenchmarkReport, DatasetInfo
 from fewshot.report.model import StrategyInfo
+from fewshot.representation.base import Parts
 from fewshot.results import build_report
 from fewshot.store import FeatureStore
 from fewshot.strategies import Strategy
@@ -64,6 +65,7 @@ def benchmark(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     augmentation: AugmentationLike = "heavy",
     n_views: int = 16,
+    representation: str | None = None,
     reference: str | None = None,
     seed: int = 0,
     engine: str = "local",
@@ -103,6 +105,8 @@ def benchmark(
         overrides: by data set: other values of ``n_way``, ``k_shots``, ``n_query`` and ``imbalance``.
         augmentation: takes the place of ``"heavy"``, as in :func:`fewshot.compare`.
         n_views: augmented views per support image, where a strategy uses them.
+        representation: what is made of the backbone's features (:mod:`fewshot.representation`), in strategies that say
+            nothing else and learn from features.
         reference: the strategy that differences are taken to; the first linear probe if omitted.
         seed: of everything random.
         engine: ``"local"``, ``"joblib"`` or ``"ray"``.
@@ -150,6 +154,7 @@ def benchmark(
             strict,
             keep_near_duplicates,
             on_event,
+            representation,
         )
         plan.notes.extend(notes)
         header = {"settings": plan.fixed_settings(), "about": plan.about(title or _title(plan))}
@@ -380,20 +385,22 @@ class Costs:
         return sum(self._seconds[key] for key in self._keys(planned))
 
     def _keys(self, planned: PlannedTask) -> list[tuple[str, str, str]]:
-        assert planned.backbone is not None  # noqa: S101 - for the type checker: heads on features need one
-        policy = planned.entries[0].prepared.policy.spec
-        return [(planned.dataset.digest, policy, network.fingerprint) for network in planned.backbone.networks]
+        representation = planned.representation
+        assert representation is not None  # noqa: S101 - for the type checker: heads on features need one
+        views = f"{representation.name} {planned.entries[0].prepared.policy.spec}"
+        return [(planned.dataset.digest, views, network.fingerprint) for network in representation.networks]
 
 
-def _extract(planned: PlannedTask, settings: Settings, cache: bool, on_event: OnEvent | None) -> NDArray[np.float32]:
-    """Extract (n, 1 + n_views, d) features; views of images that are only asked about are not needed, and zero."""
-    one, backbone, policy = planned.dataset, planned.backbone, planned.entries[0].prepared.policy
-    assert backbone is not None  # noqa: S101 - for the type checker: heads on features need one
-    subject = f"features of {one.name}, {backbone.spec}{f', policy {policy.name}' if policy.has_views else ''}"
+def _extract(planned: PlannedTask, settings: Settings, cache: bool, on_event: OnEvent | None) -> Parts:
+    """Extract the parts of all images; views of images that are only asked about are not needed, and zero."""
+    one, representation, policy = planned.dataset, planned.representation, planned.entries[0].prepared.policy
+    assert representation is not None  # noqa: S101 - for the type checker: heads on features need one
+    spec = representation.backbone.spec
+    kind = "features" if representation.name == "plain" else f"{representation.name} features"
+    subject = f"{kind} of {one.name}, {spec}{f', policy {policy.name}' if policy.has_views else ''}"
 
-    def extract(sources: Sequence[ImageLike], augmentation: AugmentationLike) -> NDArray[np.float32]:
-        return extract_views(
-            backbone,
+    def extract(sources: Sequence[ImageLike], augmentation: AugmentationLike) -> Parts:
+        return representation.parts(
             sources,
             augmentation=augmentation,
             n_views=settings.n_views,
@@ -404,14 +411,12 @@ def _extract(planned: PlannedTask, settings: Settings, cache: bool, on_event: On
 
     sources = one.dataset.sources
     if one.is_query is None or not policy.has_views:
-        features = extract(sources, policy)
-        check_varied(features[:, 0], np.array(one.dataset.labels), backbone.spec, one.dataset.names)
-        return features
+        parts = extract(sources, policy)
+        check_varied(parts.first, np.array(one.dataset.labels), spec, one.dataset.names)
+        return parts
     support = extract([sources[i] for i in np.flatnonzero(~one.is_query)], policy)
     query = extract([sources[i] for i in np.flatnonzero(one.is_query)], None)
-    features = np.zeros((len(sources), *support.shape[1:]), dtype=np.float32)
-    features[~one.is_query], features[one.is_query, :1] = support, query
-    return features
+    return support.beside(query, one.is_query)
 
 
 def _title(plan: Plan) -> str:

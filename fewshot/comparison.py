@@ -18,7 +18,13 @@ from fewshot.cells import Event, OnEvent, Split, whole_split
 from fewshot.classifier import as_seed
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views
-from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
+from fewshot.identity import (
+    backbone_identity,
+    digest_of,
+    head_identity,
+    machine_identity,
+    representation_identity,
+)
 from fewshot.images.audit import AuditedDataset, OnProgress, audit, survey
 from fewshot.images.data_report import describe, too_few_classes, unknown_classes, untested_classes
 from fewshot.images.dataset import ImageDataset, as_sources
@@ -29,7 +35,7 @@ from fewshot.images.leakage import without_leakage
 from fewshot.images.reader import ImageLike
 from fewshot.images.sources import load_train_and_test, load_training
 from fewshot.kept_cells import open_cells
-from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
+from fewshot.preparation import Prepared, environment, prepare, represented, strategy_info, usable
 from fewshot.report.model import ImageInfo, Report
 from fewshot.report.pictures import take_pictures
 from fewshot.running import Runner
@@ -47,6 +53,7 @@ def compare(
     backbone: str | Backbone = DEFAULT_BACKBONE,
     augmentation: AugmentationLike = "heavy",
     n_views: int | None = None,
+    representation: str | None = None,
     unlabeled: DatasetLike | Sequence[ImageLike] | None = None,
     repeats: int = 2,
     n_jobs: int = 1,
@@ -72,6 +79,8 @@ def compare(
         backbone: a name or a backbone.
         augmentation: takes the place of ``"heavy"`` in strategies that augment heavily, and in their names.
         n_views: augmented views per training image; by default 16, and fewer for more than 40 images (at least 4).
+        representation: what is made of the backbone's features (:mod:`fewshot.representation`), in strategies that say
+            nothing else and learn from features.
         unlabeled: images, or a folder of them, to compare the strategies' answers on where accuracy cannot be
             estimated.
         repeats: of cross-validation.
@@ -97,7 +106,7 @@ def compare(
         OutputError: the journal cannot be written.
     """
     seed = as_seed(random_state)
-    prepared = prepare(make_strategies(strategies), augmentation)
+    prepared = prepare(make_strategies(strategies), augmentation, representation)
     if n_views is not None:
         check_n_views(n_views)
     if repeats < 1:
@@ -263,7 +272,7 @@ class _Run:
             class_names=dataset.class_names,
             train_images=_infos(dataset),
             test_images=test_images,
-            strategies=tuple(strategy_info(prepared, self.backbone.spec, self.n_views) for prepared in self.prepared),
+            strategies=tuple(strategy_info(prepared, self.backbone, self.n_views) for prepared in self.prepared),
             results=results,
             nearest=nearest,
             notes=tuple(self.notes),
@@ -285,7 +294,7 @@ class _Run:
             "n_views": self.n_views,
             "protocol": protocol,
             "backbone": {self.backbone.spec: backbone_identity(self.backbone)},
-            "strategies": {one.strategy.name: _identity(one) for one in self.prepared},
+            "strategies": {one.strategy.name: _identity(one, self.backbone) for one in self.prepared},
             "classes": list(train.dataset.class_names),
             "training images": digest_of(json.dumps([train.digests, train.dataset.labels])),
             "images to predict": digest_of(json.dumps(predicted)),
@@ -310,9 +319,10 @@ def _load(train: DatasetLike, test: DatasetLike | None) -> tuple[ImageDataset, I
     return load_training(train), load_training(test)
 
 
-def _identity(prepared: Prepared) -> list[str]:
+def _identity(prepared: Prepared, backbone: Backbone) -> list[str]:
     policy = prepared.policy
-    return [head_identity(prepared), policy.name, digest_of(policy.spec)]
+    made_by = representation_identity(represented(prepared, backbone))
+    return [head_identity(prepared), policy.name, digest_of(policy.spec), *made_by]
 
 
 def check_train(train: AuditedDataset) -> None:

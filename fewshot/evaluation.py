@@ -22,6 +22,7 @@ from fewshot.gram import EpisodeSpace
 from fewshot.heads import make_head
 from fewshot.heads.base import Head, TransductiveHead
 from fewshot.metrics import METRICS, N_BINS, episode_metrics
+from fewshot.representation.base import Parts, even
 from fewshot.threads import workers
 
 DRAW = 1024
@@ -131,7 +132,7 @@ class FeatureTask:
 
     Args:
         features: (n, 1 + n_views, d): each image and its augmented views; a head learns from all of them and is asked
-            about the image itself.
+            about the image itself. Or a representation's parts of the images, which each episode weighs by its support.
         sampler: of the same n images.
         budget: bytes for inner products; see :class:`fewshot.gram.EpisodeSpace`.
         dtype: heads compute in.
@@ -140,18 +141,23 @@ class FeatureTask:
 
     def __init__(
         self,
-        features: NDArray[np.floating],
+        features: NDArray[np.floating] | Parts,
         sampler: EpisodeSampler,
         *,
         budget: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> None:
-        self.n_views = features.shape[1]
         self.sampler = sampler
-        options = {} if budget is None else {"budget": budget}
-        flat = np.asarray(features).reshape(-1, features.shape[-1])
-        self.space = EpisodeSpace(flat, dtype=dtype, device=device, **options)
+        options: dict[str, Any] = {"dtype": dtype, "device": device} | ({} if budget is None else {"budget": budget})
+        if isinstance(features, Parts) and features.weigh is even:
+            features = features.arrays["features"]
+        if isinstance(features, Parts):
+            self.n_views = features.n_rows
+            self.space = EpisodeSpace(parts=features, **options)
+        else:
+            self.n_views = features.shape[1]
+            self.space = EpisodeSpace(np.asarray(features).reshape(-1, features.shape[-1]), **options)
 
     def with_sampler(self, sampler: EpisodeSampler) -> FeatureTask:
         """Draw other episodes from the same images; nothing is computed again."""
@@ -252,13 +258,15 @@ class FeatureTask:
 
     def _one_by_one(self, head: Any, batch: EpisodeBatch, seed: int) -> tuple[Tensor, float, float]:
         """Fit a scikit-learn classifier to each episode; its log probabilities are the logits."""
-        rows = self.space.features.cpu().numpy().reshape(-1, self.n_views, self.space.width)
         all_logits, fit_seconds, predict_seconds = [], 0.0, 0.0
-        for episode in batch:
+        moved = [torch.from_numpy(rows).to(self.space.device) for rows in self._rows(batch)]
+        for position, episode in enumerate(batch):
             start = time.perf_counter()
-            fitted = fit_on_views(make_head(head), rows[episode.support], episode.support_labels, seed % 2**32)
+            support, query = self.space.vectors(*(rows[position : position + 1] for rows in moved))
+            views = support.float().cpu().numpy().reshape(-1, self.n_views, self.space.width)
+            fitted = fit_on_views(make_head(head), views, episode.support_labels, seed % 2**32)
             middle = time.perf_counter()
-            proba, chosen = answers(fitted, rows[episode.query, 0])
+            proba, chosen = answers(fitted, query[0].float().cpu().numpy())
             fit_seconds += middle - start
             predict_seconds += time.perf_counter() - middle
             all_logits.append(logits_of(proba, chosen))

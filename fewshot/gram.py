@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot.errors import InvalidInputError
+from fewshot.products import PlainProducts, Products, WeighedProducts
+from fewshot.representation.base import Parts
 
 DEFAULT_BUDGET = 256 << 20
 """Bytes that the inner products of a data set may take: up to 5,793 rows."""
-_BLOCK = 256
 _JITTERS = (1e-12, 1e-9, 1e-6)
 
 
@@ -34,6 +34,7 @@ class EpisodeSpace:
 
     Args:
         features: (n, d) of any scale.
+        parts: in place of features, those of a representation, which each episode weighs by its support.
         budget: bytes for the inner products of all pairs; where they take more, each episode's own are computed.
         dtype: of the coordinates.
         device: where heads compute.
@@ -44,41 +45,31 @@ class EpisodeSpace:
 
     def __init__(
         self,
-        features: NDArray[np.floating],
+        features: NDArray[np.floating] | None = None,
         *,
+        parts: Parts | None = None,
         budget: int = DEFAULT_BUDGET,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> None:
-        values = np.asarray(features, dtype=np.float32)
-        if values.ndim != 2 or not values.size:
-            raise InvalidInputError(f"features of shape {values.shape}: needs (n images, d features).")
-        if not np.isfinite(values).all():
-            raise InvalidInputError("Some features are NaN or infinite.")
-        largest = float(np.abs(values).max())
-        if largest and not 1e-12 < largest < 1e12:
-            raise InvalidInputError(f"The largest feature is {largest:.3g}; scale features to between 1e-12 and 1e12.")
         self.dtype = dtype
         self.device = device
-        # What workers map from a file cannot be written, and torch wants to be able to.
-        own = np.ascontiguousarray(values) if values.flags.writeable else values.copy()
-        self.features = torch.from_numpy(own).to(device)
-        norms = torch.linalg.vector_norm(self.features.double(), dim=1)
-        self._norms = norms
-        # A zero vector stays zero: its unit vector is zero, too.
-        self._scale = _inverse(norms)
-        self._products: Tensor | None = None
-        if 8 * len(values) ** 2 <= budget:
-            self._products = self._all_products()
+        self._products: Products
+        if parts is not None:
+            self._products = WeighedProducts(parts, budget=budget, device=device)
+        else:
+            self._products = PlainProducts(np.asarray(features), budget=budget, device=device)
 
     @property
     def width(self) -> int:
         """Number of features."""
-        return int(self.features.shape[1])
+        return self._products.width
 
     def vectors(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Gather the features themselves: (b, n_support, d) and (b, n_query, d) of (b, n) rows."""
-        return self.features[support].to(self.dtype), self.features[query].to(self.dtype)
+        weights = self._products.weights(support)
+        supports, queries = (self._products.vectors(rows, weights).to(self.dtype) for rows in (support, query))
+        return supports, queries
 
     def coordinates(self, support: Tensor, query: Tensor, *, jointly: bool = False) -> tuple[Tensor, Tensor]:
         """Give coordinates that keep all lengths and all inner products with the support.
@@ -94,12 +85,17 @@ class EpisodeSpace:
         n_support, n_query = support.shape[1], query.shape[1]
         if self.width <= (n_support + n_query if jointly else n_support + 1):
             return self.vectors(support, query)
+        products, weights = self._products, self._products.weights(support)
         if jointly:
             rows = torch.cat([support, query], dim=1)
-            both = (_factor(self._gather(rows, rows)) * self._norms[rows].unsqueeze(-1)).to(self.dtype)
+            lengths = products.lengths(rows, weights)
+            both = (_factor(products.units(rows, rows, weights)) * lengths.unsqueeze(-1)).to(self.dtype)
             return both[:, :n_support], both[:, n_support:]
-        supports, queries = _span(self._gather(support, support), self._gather(support, query))
-        return self._scaled(supports, self._norms[support]), self._scaled(queries, self._norms[query])
+        supports, queries = _span(products.units(support, support, weights), products.units(support, query, weights))
+        return (
+            self._scaled(supports, products.lengths(support, weights)),
+            self._scaled(queries, products.lengths(query, weights)),
+        )
 
     def mean_products(
         self, support: Tensor, query: Tensor, labels: Tensor, n_way: int, shots: int | None, *, unit: bool
@@ -117,21 +113,24 @@ class EpisodeSpace:
         Returns:
             (b, n_way, n_query) inner products, (b, n_way) lengths of the means, and (b, n_query) of the queries.
         """
-        across = self._gather(support, query)
-        lengths, query_lengths = self._norms[support], self._norms[query]
+        products, weights = self._products, self._products.weights(support)
+        across = products.units(support, query, weights)
+        lengths, query_lengths = products.lengths(support, weights), products.lengths(query, weights)
         if unit:
             lengths, query_lengths = lengths.sign(), query_lengths.sign()
         else:
             across.mul_(lengths.unsqueeze(-1)).mul_(query_lengths.unsqueeze(-2))
         if shots is None:
             member = torch.nn.functional.one_hot(labels, n_way).to(across.dtype)
-            weights = (member / member.sum(dim=1, keepdim=True)).mT
-            among = self._gather(support, support) * lengths.unsqueeze(-1) * lengths.unsqueeze(-2)
-            return weights @ across, ((weights @ among) * weights).sum(dim=-1).clamp_min(0).sqrt(), query_lengths
+            means = (member / member.sum(dim=1, keepdim=True)).mT
+            among = products.units(support, support, weights) * lengths.unsqueeze(-1) * lengths.unsqueeze(-2)
+            return means @ across, ((means @ among) * means).sum(dim=-1).clamp_min(0).sqrt(), query_lengths
         if shots == 1:
             return across, lengths, query_lengths
         # Of the products among support, only those within a class matter.
-        within = self._gather(support.view(-1, shots), support.view(-1, shots))
+        each = support.reshape(-1, shots)
+        # Each class of an episode is weighed as its episode is.
+        within = products.units(each, each, None if weights is None else weights.repeat_interleave(n_way, dim=0))
         if not unit:
             within = within * lengths.view(-1, shots, 1) * lengths.view(-1, 1, shots)
         squares = within.mean(dim=(1, 2)).view(-1, n_way)
@@ -141,29 +140,6 @@ class EpisodeSpace:
     def _scaled(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Give (b, n, m) vectors of these lengths for (b, m, n) unit ones, one per column."""
         return (vectors * lengths.unsqueeze(-2)).to(self.dtype).mT.contiguous()
-
-    def _gather(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Inner products of unit features, (b, n_rows, n_columns) float64."""
-        if self._products is None:
-            # Few episodes at a time: their vectors stay in the cache, and memory does not grow with the batch.
-            starts = range(0, len(rows), 4)
-            parts = [self._unit(rows[i : i + 4]) @ self._unit(columns[i : i + 4]).mT for i in starts]
-            return torch.cat(parts)
-        if self._products.numel() < 2**31:
-            rows, columns = rows.int(), columns.int()
-        flat = (rows * len(self._products)).unsqueeze(2) + columns.unsqueeze(1)
-        return self._products.view(-1).index_select(0, flat.view(-1)).view(flat.shape)
-
-    def _unit(self, rows: Tensor) -> Tensor:
-        return self.features[rows].double() * self._scale[rows].unsqueeze(-1)
-
-    def _all_products(self) -> Tensor:
-        everything = torch.arange(len(self.features), device=self.device)
-        unit = self._unit(everything)
-        products = torch.empty(len(unit), len(unit), dtype=torch.float64, device=self.device)
-        for start in range(0, len(unit), _BLOCK):
-            torch.matmul(unit[start : start + _BLOCK], unit.mT, out=products[start : start + _BLOCK])
-        return products
 
 
 def _span(among: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,11 +156,6 @@ def _span(among: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
     inside = torch.linalg.solve_triangular(factor, across, upper=False)
     outside = (1 - inside.square().sum(dim=-2, keepdim=True)).clamp_min_(0).sqrt_()
     return torch.nn.functional.pad(factor.mT, (0, 0, 0, 1)), torch.cat([inside, outside], dim=-2)
-
-
-def _inverse(lengths: Tensor) -> Tensor:
-    """One divided by lengths; zero where they are."""
-    return torch.where(lengths > 0, 1 / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), 0.0)
 
 
 def _factor(products: Tensor) -> Tensor:

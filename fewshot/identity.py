@@ -16,6 +16,7 @@ import torch
 
 from fewshot.backbones.base import Backbone
 from fewshot.preparation import Prepared
+from fewshot.representation.base import Representation
 from fewshot.versions import DRAWING, EVALUATING, EXTRACTING, version_of
 
 _LONGEST = 1000
@@ -38,6 +39,14 @@ def backbone_identity(backbone: Backbone | None) -> str:
         return ""
     runtimes = "+".join(network.computed_by for network in backbone.networks)
     return f"{backbone.fingerprint} {runtimes}"
+
+
+def representation_identity(representation: Representation | None) -> list[str]:
+    """What determines a representation's parts besides the backbone; nothing for features as they are."""
+    if representation is None or representation.name == "plain":
+        return []
+    runtimes = "+".join(network.computed_by for network in representation.networks)
+    return [f"{representation.name} {representation.fingerprint} {runtimes}"]
 
 
 def head_identity(prepared: Prepared) -> str:

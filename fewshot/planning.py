@@ -20,7 +20,13 @@ from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.evaluation import DRAW
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
-from fewshot.identity import backbone_identity, digest_of, head_identity, machine_identity
+from fewshot.identity import (
+    backbone_identity,
+    digest_of,
+    head_identity,
+    machine_identity,
+    representation_identity,
+)
 from fewshot.images.audit import AuditedDataset, audit
 from fewshot.images.data_report import describe
 from fewshot.images.dataset import ImageDataset
@@ -28,9 +34,10 @@ from fewshot.images.findings import Finding, messages
 from fewshot.images.leakage import without_leakage
 from fewshot.images.sources import DatasetSpec, dataset_name, load_dataset, load_splits, name_datasets
 from fewshot.names import unknown_name
-from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
+from fewshot.preparation import Prepared, environment, prepare, represented, strategy_info, usable
 from fewshot.report.benchmark import DatasetInfo
 from fewshot.report.model import StrategyInfo
+from fewshot.representation.base import Representation
 from fewshot.strategies import STRATEGIES, Strategy, make_strategies
 from fewshot.tasks import FROZEN_BLOCK, TRAINED_BLOCK, Cell
 
@@ -107,16 +114,16 @@ class PlannedDataset:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A strategy with the backbone it uses: a line of the tables."""
+    """A strategy with the backbone it uses, and what is made of its features: a line of the tables."""
 
     name: str
     prepared: Prepared
     backbone: Backbone | None
+    representation: Representation | None = None
 
     def info(self, n_views: int) -> StrategyInfo:
         """Describe it for a report."""
-        spec = None if self.backbone is None else self.backbone.spec
-        return replace(strategy_info(self.prepared, spec, n_views), name=self.name)
+        return replace(strategy_info(self.prepared, self.backbone, n_views), name=self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +139,11 @@ class PlannedTask:
     def backbone(self) -> Backbone | None:
         """The backbone of all entries."""
         return self.entries[0].backbone
+
+    @property
+    def representation(self) -> Representation | None:
+        """What makes the features of all entries; ``None`` where pictures are trained on."""
+        return self.entries[0].representation
 
     @property
     def trains(self) -> bool:
@@ -166,7 +178,7 @@ class Plan:
             "n_views": self.settings.n_views,
             "draw": DRAW,
             "backbones": backbones,
-            "strategies": {e.name: [head_identity(e.prepared), e.prepared.policy.spec] for e in self.entries},
+            "strategies": {e.name: _identity(e) for e in self.entries},
             "datasets": {
                 one.name: {
                     "digest": one.digest,
@@ -217,10 +229,11 @@ def make_plan(
     strict: bool,
     keep_near_duplicates: bool = False,
     on_event: OnEvent | None = None,
+    representation: str | None = None,
 ) -> Plan:
     """Resolve and check everything that can be checked before features are extracted; see :func:`fewshot.benchmark`."""
     strategies = _listed(strategies)
-    prepared = prepare(resolve_strategies(strategies), augmentation)
+    prepared = prepare(resolve_strategies(strategies), augmentation, representation)
     named = list_datasets(datasets)
     strangers = sorted(settings.overrides.keys() - named.keys())
     if strangers:
@@ -259,6 +272,12 @@ def make_plan(
     chosen = reference or next((name for name in names if name.startswith("linear-probe")), names[0])
     tasks = [task for one in planned for task in _make_tasks(one, entries, settings)]
     return Plan(settings, planned, entries, tasks, chosen, notes)
+
+
+def _identity(entry: Entry) -> list[str]:
+    """What a strategy does with a backbone."""
+    representation = representation_identity(entry.representation)
+    return [head_identity(entry.prepared), entry.prepared.policy.spec, *representation]
 
 
 def _open_list(strategies: Any) -> bool:
@@ -441,7 +460,7 @@ def _make_entries(
         kept, left_out = usable([one for one in prepared if one.needs_backbone], backbone, strict=strict)
         notes += left_out
         suffix = f"@{short[backbone.spec]}" if len(backbones) > 1 else ""
-        entries += [Entry(f"{one.strategy.name}{suffix}", one, backbone) for one in kept]
+        entries += [Entry(f"{one.strategy.name}{suffix}", one, backbone, represented(one, backbone)) for one in kept]
     if not entries:
         raise InvalidInputError(f"No strategy can run: {' '.join(notes)}")
     return entries, notes
@@ -467,7 +486,8 @@ def _make_tasks(dataset: PlannedDataset, entries: list[Entry], settings: Setting
     for entry in entries:
         policy = "" if entry.prepared.trains else entry.prepared.policy.spec
         views = settings.n_views if entry.prepared.policy.has_views else 0
-        key = json.dumps([dataset.digest, backbone_identity(entry.backbone), entry.prepared.trains, policy, views])
+        what = [dataset.digest, backbone_identity(entry.backbone), entry.prepared.trains, policy, views]
+        key = json.dumps([*what, *representation_identity(entry.representation)])
         groups.setdefault(digest_of(key), []).append(entry)
     tasks = []
     for key, members in groups.items():

@@ -10,11 +10,14 @@ from typing import Any
 from fewshot.augment import AugmentationLike, Policy, load_policy
 from fewshot.backbones import load_backbone
 from fewshot.backbones.base import Backbone
+from fewshot.classifier import check_takes_pictures
 from fewshot.errors import InvalidInputError
 from fewshot.finetune.base import ImageHead
 from fewshot.heads import make_head
 from fewshot.heads.base import TransductiveHead
 from fewshot.report.model import StrategyInfo
+from fewshot.representation import check_representation, load_representation
+from fewshot.representation.base import Representation
 from fewshot.strategies import Strategy
 
 
@@ -37,14 +40,23 @@ class Prepared:
         return bool(getattr(self.head, "needs_backbone", True))
 
 
-def prepare(strategies: list[Strategy], augmentation: AugmentationLike) -> list[Prepared]:
-    """Resolve heads and policies; ``augmentation`` takes the place of ``"heavy"``, in names too.
+def prepare(
+    strategies: list[Strategy], augmentation: AugmentationLike, representation: str | None = None
+) -> list[Prepared]:
+    """Resolve heads and policies.
+
+    Args:
+        strategies: which.
+        augmentation: takes the place of ``"heavy"``, in names too.
+        representation: takes the place of ``"plain"``, where a head learns from features.
 
     Raises:
-        UnknownNameError: a head or policy nobody registered.
-        InvalidInputError: two strategies of one name.
+        UnknownNameError: a head, policy or representation nobody registered.
+        InvalidInputError: two strategies of one name; a representation for a head that takes pictures.
     """
     override = load_policy(augmentation)
+    if representation is not None:
+        check_representation(representation)
     prepared = []
     for strategy in strategies:
         policy = load_policy(strategy.augmentation)
@@ -57,11 +69,25 @@ def prepare(strategies: list[Strategy], augmentation: AugmentationLike) -> list[
         head = make_head(strategy.head)
         # Before anything is computed; scikit-learn's own classifiers check in fit.
         getattr(head, "_check_parameters", lambda: None)()
+        if isinstance(head, ImageHead):
+            check_takes_pictures(strategy.representation)
+        elif representation is not None and check_representation(strategy.representation) == "plain":
+            strategy = replace(strategy, representation=representation)
         prepared.append(Prepared(strategy, policy, head))
     names = [one.strategy.name for one in prepared]
     if len(set(names)) < len(names):
         raise InvalidInputError(f"strategies: two have the same name: {', '.join(names)}. Rename one of them.")
     return prepared
+
+
+def represented(prepared: Prepared, backbone: Backbone) -> Representation | None:
+    """Make the representation that a strategy learns from; ``None`` where it takes pictures.
+
+    Raises:
+        UnknownNameError: no representation has this name.
+        InvalidInputError: none of this backbone.
+    """
+    return None if prepared.trains else load_representation(prepared.strategy.representation, backbone)
 
 
 def usable(prepared: list[Prepared], backbone: Backbone, *, strict: bool) -> tuple[list[Prepared], list[str]]:
@@ -72,6 +98,7 @@ def usable(prepared: list[Prepared], backbone: Backbone, *, strict: bool) -> tup
             if one.trains:
                 # On a copy: what is tried out must not travel to other processes with the head.
                 make_head(one.head).check_backbone(backbone)
+            represented(one, backbone)
             kept.append(one)
         except InvalidInputError as error:
             if strict:
@@ -80,19 +107,22 @@ def usable(prepared: list[Prepared], backbone: Backbone, *, strict: bool) -> tup
     return kept, notes
 
 
-def strategy_info(prepared: Prepared, backbone: str | None, n_views: int) -> StrategyInfo:
-    """Describe a strategy for a report; ``backbone`` is the spec of the one it uses."""
+def strategy_info(prepared: Prepared, backbone: Backbone | None, n_views: int) -> StrategyInfo:
+    """Describe a strategy for a report, and the backbone that it uses."""
+    uses = prepared.needs_backbone and backbone is not None
+    representation = represented(prepared, backbone) if uses and backbone else None
     strategy = prepared.strategy
     own_views = getattr(prepared.head, "chooses_views", False)
     return StrategyInfo(
         name=strategy.name,
         head=strategy.head if isinstance(strategy.head, str) else repr(strategy.head),
-        backbone=backbone if prepared.needs_backbone else None,
+        backbone=backbone.spec if backbone and uses else None,
         augmentation=prepared.policy.name,
         n_views=n_views if prepared.policy.has_views and not own_views else 0,
         trains=prepared.trains,
         setting="transductive" if isinstance(prepared.head, TransductiveHead) else "inductive",
         description=strategy.description,
+        representation=representation.name if representation else None,
     )
 
 

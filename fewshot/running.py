@@ -15,14 +15,16 @@ from fewshot.augment import Policy, load_policy
 from fewshot.backbones.base import Backbone
 from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict
 from fewshot.classifier import answers, fit_on_views
-from fewshot.features import check_varied, extract_views
+from fewshot.features import check_varied
 from fewshot.finetune.base import HistoryRow
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.reader import ImageLike
 from fewshot.kept_cells import KeptCells
-from fewshot.preparation import Prepared, reloadable
+from fewshot.preparation import Prepared, reloadable, represented
 from fewshot.report.model import Result
+from fewshot.representation import load_representation
+from fewshot.representation.base import Parts, Representation
 from fewshot.store import FeatureStore
 
 
@@ -80,53 +82,62 @@ class Runner:
                 kept.keep(result, split)
             results += [found for split in splits if (found := kept.find(name, split)) is not None]
             self._tell(Event("finished", name))
-        return tuple(results), _nearest(features.central, features.test if other is not None else None)
+        return tuple(results), features.nearest(reuse=other is None)
 
     def _features(self, other: tuple[ImageLike, ...] | None) -> _Features:
-        """Extract once what all frozen strategies share: each policy's views, and the images to predict."""
+        """Extract once what frozen strategies share: each representation and policy, and the images to predict."""
         sources = self.train.sources
-        views: dict[str, tuple[NDArray[np.float32], float]] = {}
+        made: dict[str, Representation] = {}
+        views: dict[tuple[str, str], tuple[Parts, float]] = {}
         for prepared in self.prepared:
-            if not prepared.trains and prepared.policy.spec not in views:
-                views[prepared.policy.spec] = self._timed_extract(
-                    sources, prepared.policy, f"features of training images, policy {prepared.policy.name}"
+            representation = represented(prepared, self.backbone)
+            if representation is not None and (representation.name, prepared.policy.spec) not in views:
+                made[representation.name] = representation
+                views[representation.name, prepared.policy.spec] = self._timed_extract(
+                    representation, sources, prepared.policy, f"training images, policy {prepared.policy.name}"
                 )
-        central = next((rows[:, :1] for rows, _ in views.values()), None)
-        if central is None:
-            central, _ = self._timed_extract(sources, load_policy(None), "features of training images")
-        check_varied(central[:, 0], np.array(self.train.labels), self.backbone.spec, self.train.names)
-        test, seconds = None, 0.0
-        if other:
-            extracted, seconds = self._timed_extract(other, load_policy(None), "features of images to predict")
-            test = extracted[:, 0]
-        return _Features(views, central[:, 0], test, seconds)
+        if not views:
+            plain = load_representation("plain", self.backbone)
+            made[plain.name] = plain
+            views[plain.name, "none"] = self._timed_extract(plain, sources, load_policy(None), "training images")
+        central = {name: parts.central() for (name, _), (parts, _) in reversed(views.items())}
+        first = next(iter(made))
+        check_varied(central[first].first, np.array(self.train.labels), self.backbone.spec, self.train.names)
+        test = {}
+        for name, representation in made.items() if other else ():
+            test[name] = self._timed_extract(representation, other or (), load_policy(None), "images to predict")
+        return _Features(made, views, central, test, first)
 
     def _timed_extract(
-        self, sources: tuple[ImageLike, ...], policy: Policy, subject: str
-    ) -> tuple[NDArray[np.float32], float]:
+        self, representation: Representation, sources: tuple[ImageLike, ...], policy: Policy, subject: str
+    ) -> tuple[Parts, float]:
         start = time.perf_counter()
-        features = extract_views(
-            self.backbone,
+        kind = "features" if representation.name == "plain" else f"{representation.name} features"
+        parts = representation.parts(
             sources,
             augmentation=policy,
             n_views=self.n_views,
             seed=self.seed,
             store=self.store,
-            progress=lambda done, total: self._tell(Event("progress", subject, done, total)),
+            progress=lambda done, total: self._tell(Event("progress", f"{kind} of {subject}", done, total)),
         )
-        return features, time.perf_counter() - start
+        return parts, time.perf_counter() - start
 
     def _run_frozen(self, prepared: Prepared, split: Split, features: _Features, reuse: bool) -> Result:
-        views, extract_seconds = features.views[prepared.policy.spec]
+        representation = represented(prepared, self.backbone)
+        assert representation is not None  # noqa: S101 - for the type checker: it learns from features
+        parts, extract_seconds = features.views[representation.name, prepared.policy.spec]
         labels = np.array(self.train.labels)
         head = make_head(prepared.head)
         start = time.perf_counter()
-        fit_on_views(head, views[split.train], labels[split.train], self.seed)
+        support = parts.take(split.train)
+        space = representation.space(support)
+        fit_on_views(head, space.vectors(support), labels[split.train], self.seed)
         fitted = time.perf_counter()
-        queries = features.central if reuse else features.test
+        queries, test_seconds = features.queries(representation.name, reuse)
         proba, predicted = np.empty((0, len(head.classes_))), np.empty(0, dtype=np.intp)
         if queries is not None:
-            proba, predicted = answers(head, queries[split.test])
+            proba, predicted = answers(head, space.vectors(queries.take(split.test))[:, 0])
         done = time.perf_counter()
         return make_result(
             prepared.strategy.name,
@@ -135,7 +146,7 @@ class Runner:
             predicted,
             extract_seconds=extract_seconds if split.repeat == split.fold == 0 else 0.0,
             fit_seconds=fitted - start,
-            predict_seconds=done - fitted + (features.test_seconds if split.repeat == split.fold == 0 else 0.0),
+            predict_seconds=done - fitted + (test_seconds if split.repeat == split.fold == 0 else 0.0),
         )
 
     def _run_trained(
@@ -180,12 +191,32 @@ class Runner:
 
 @dataclass(frozen=True)
 class _Features:
-    """Training features per policy with the seconds they took, central ones, and those of the images to predict."""
+    """What frozen strategies share.
 
-    views: dict[str, tuple[NDArray[np.float32], float]]
-    central: NDArray[np.float32]
-    test: NDArray[np.float32] | None
-    test_seconds: float
+    Attributes:
+        made: the representations, by name.
+        views: parts of the training images by representation and policy, with the seconds they took.
+        central: the same without augmented views, by representation.
+        test: parts of the images to predict by representation, with the seconds; none where there are no such images.
+        main: the representation by which images are called near each other.
+    """
+
+    made: dict[str, Representation]
+    views: dict[tuple[str, str], tuple[Parts, float]]
+    central: dict[str, Parts]
+    test: dict[str, tuple[Parts, float]]
+    main: str
+
+    def queries(self, name: str, reuse: bool) -> tuple[Parts | None, float]:
+        """Give the parts of what is asked about, the training images where these are reused, and their seconds."""
+        return (self.central[name], 0.0) if reuse else self.test.get(name, (None, 0.0))
+
+    def nearest(self, *, reuse: bool) -> tuple[int, ...]:
+        """For each image to predict the position of the training image that is nearest to it."""
+        space = self.made[self.main].space(self.central[self.main])
+        train = space.vectors(self.central[self.main])[:, 0]
+        test = None if self.main not in self.test else space.vectors(self.test[self.main][0])[:, 0]
+        return _nearest(train, None if reuse else test)
 
 
 def _nearest(train: NDArray[np.float32], test: NDArray[np.float32] | None) -> tuple[int, ...]:

@@ -21,12 +21,14 @@ class Strategy:
         head: a head's name, a head, or any scikit-learn classifier.
         augmentation: policy of the training views.
         description: one sentence for people.
+        representation: one of :data:`fewshot.representation.REPRESENTATIONS`: what is made of the backbone's features.
     """
 
     name: str
     head: Any
     augmentation: AugmentationLike = None
     description: str = ""
+    representation: str = "plain"
 
 
 _BUILT_IN = (

@@ -1,8 +1,8 @@
 """Tasks and cells: the parts of a benchmark that any process can compute, each with a name of its own.
 
-A task is what many cells share: one data set's features under one backbone and policy, or its images. A cell is one
-strategy on a block of a task's episodes. What a cell gives is plain data, the same wherever it is computed but for the
-times.
+A task is what many cells share: one data set's features under one representation and policy, or its images. A cell is
+one strategy on a block of a task's episodes. What a cell gives is plain data, the same wherever it is computed but for
+the times.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fewshot.evaluation import DRAW, FeatureTask, Scores, logits_of, named_error
 from fewshot.finetune.base import ImageHead
 from fewshot.images.dataset import ImageDataset
 from fewshot.journal import Record
+from fewshot.representation.base import Parts
 from fewshot.threads import single_thread
 
 FROZEN_BLOCK, TRAINED_BLOCK = DRAW, 1
@@ -85,15 +86,15 @@ class Task(ABC):
 
 @dataclass(eq=False)
 class FrozenTask(Task):
-    """Heads on the features of one data set under one backbone and policy.
+    """Heads on the features of one data set under one backbone, representation and policy.
 
     Attributes:
-        features: (n, 1 + n_views, d).
+        features: (n, 1 + n_views, d), or the parts of a representation.
         heads: by strategy.
         extract_seconds: what the features cost.
     """
 
-    features: NDArray[np.float32]
+    features: NDArray[np.float32] | Parts
     heads: Mapping[str, Any]
     extract_seconds: float = 0.0
     _prepared: FeatureTask | None = field(default=None, init=False, repr=False)

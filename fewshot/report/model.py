@@ -40,6 +40,7 @@ class StrategyInfo:
         trains: whether it trains a network (or a part of one) rather than a head on frozen features.
         setting: ``"inductive"``, or ``"transductive"`` where test images were labelled jointly.
         description: one sentence for people.
+        representation: what was made of the backbone's features; ``None`` where a head takes pictures.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StrategyInfo:
     trains: bool
     setting: str = "inductive"
     description: str = ""
+    representation: str | None = None
 
 
 @dataclass(frozen=True)
