@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from fewshot.augment import AugmentationLike, load_policy
+from fewshot.augment import AugmentationLike, Policy, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone, Progress
 from fewshot.errors import ImageError, InvalidInputError
@@ -55,7 +55,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         backbone: a name for :func:`fewshot.load_backbone`, or a backbone.
         head: a name from :func:`fewshot.list_heads`, a head, or any scikit-learn classifier.
-        augmentation: a name from :func:`fewshot.list_augmentations`, an albumentations ``Compose``, or ``None``.
+        augmentation: a name from :func:`fewshot.list_augmentations`, an albumentations ``Compose``, ``None``, or
+            ``"auto"``: ``"light"``, and ``"none"`` with a representation that averages views of its own.
         n_views: augmented views per training image, besides the image itself.
         random_state: seed of everything random; the same seed gives the same classifier.
         cache: keep features on disk, so that the same images are computed once.
@@ -86,7 +87,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         backbone: str | Backbone = DEFAULT_BACKBONE,
         head: Any = "linear-probe",
-        augmentation: AugmentationLike = "light",
+        augmentation: AugmentationLike = "auto",
         n_views: int = 16,
         random_state: int | np.random.RandomState | None = 0,
         cache: bool = True,
@@ -117,7 +118,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             FeatureError: the backbone gives NaN, or the same features for every image.
         """
         head = make_head(self.head)
-        policy = load_policy(self.augmentation)
+        if not isinstance(self.augmentation, str) or self.augmentation != "auto":
+            load_policy(self.augmentation)
         views = check_n_views(self.n_views)
         images, labels = _images_and_labels(X, y)
         seed = as_seed(self.random_state)
@@ -126,13 +128,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         support, history, representation, space = None, [], None, None
         if isinstance(head, ImageHead):
             check_takes_pictures(self.representation)
-            head.fit_images(images, labels, TrainingSetup(backbone, policy, views, seed))
+            head.fit_images(images, labels, TrainingSetup(backbone, training_policy(self), views, seed))
             history = head.history_
         else:
             assert backbone is not None  # noqa: S101 - for the type checker
             representation = load_representation(self.representation, backbone)
             parts = representation.parts(
-                images, augmentation=policy, n_views=views, seed=seed, store=self._store(), progress=progress
+                images,
+                augmentation=training_policy(self, representation),
+                n_views=views,
+                seed=seed,
+                store=self._store(),
+                progress=progress,
             )
             space = representation.space(parts)
             features = space.vectors(parts)
@@ -251,6 +258,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True
         tags.no_validation = True
         return tags
+
+
+def training_policy(classifier: FewShotClassifier, representation: Representation | None = None) -> Policy:
+    """Resolve the augmentation of a classifier, by the representation that its head learns from.
+
+    Augmented views of an image have less to add where an image's vector is the mean of several views already, and each
+    is represented by itself alone.
+
+    Raises:
+        UnknownNameError: no policy has its name.
+    """
+    chosen = classifier.augmentation
+    if isinstance(chosen, str) and chosen == "auto":
+        chosen = "light" if representation is None or representation.name == "plain" else "none"
+    return load_policy(chosen)
 
 
 def check_takes_pictures(representation: RepresentationLike) -> None:

@@ -78,7 +78,8 @@ class PlainProducts(Products):
 
     def vectors(self, rows: Tensor, weights: Tensor | None) -> Tensor:
         """See :class:`Products`."""
-        return self.features[rows]
+        found: Tensor = self.features[rows]
+        return found
 
     def lengths(self, rows: Tensor, weights: Tensor | None) -> Tensor:
         """See :class:`Products`."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _KEYS = (
     "title ways shots queries imbalance fixed_split episodes trained_episodes strategies backbones augmentation views "
-    "reference seed out datasets"
+    "representation reference seed out datasets"
 ).split()
 _DATASET_KEYS = "name source ways shots queries imbalance".split()
 _LISTS = ("strategies", "backbones")
@@ -103,7 +103,8 @@ def suite_from_options(
         "overrides": {name: values for name, values in zip(names, own, strict=True) if values},
     }
     plain = {"episodes": "n_episodes", "views": "n_views"}
-    for key in ("fixed_split", "episodes", "trained_episodes", "augmentation", "views", "reference", "seed", "title"):
+    taken_over = "fixed_split episodes trained_episodes augmentation views representation reference seed title"
+    for key in taken_over.split():
         if key in chosen:
             arguments[plain.get(key, key)] = chosen[key]
     for key in _LISTS:

@@ -6,18 +6,29 @@ import torch
 from PIL import Image
 from scipy.linalg import fractional_matrix_power
 
-from fewshot import FewShotClassifier, list_heads, load, load_backbone, read_image
+from fewshot import (
+    FewShotClassifier,
+    ImageDataset,
+    Strategy,
+    benchmark,
+    compare,
+    list_heads,
+    load,
+    load_backbone,
+    read_image,
+    sample_episode,
+)
 from fewshot.backbones.packaged import restore_classifier
 from fewshot.backbones.staged import stage
 from fewshot.classifier import answers, fit_on_views
 from fewshot.episodes import EpisodeSampler, Protocol
-from fewshot.errors import ImageError, InvalidInputError, ModelFileError, UnknownNameError
+from fewshot.errors import ImageError, InvalidInputError, JournalError, ModelFileError, UnknownNameError
 from fewshot.evaluation import FeatureTask, logits_of
 from fewshot.features import extract_views, extract_with
 from fewshot.gram import EpisodeSpace
 from fewshot.heads import make_head
 from fewshot.heads.base import Head, TransductiveHead
-from fewshot.representation import load_representation, whitening
+from fewshot.representation import load_representation, tuned, whitening
 from fewshot.representation.base import Parts, Space
 from fewshot.representation.tuned import POSTERIOR_SHARE, STAGE_SHARE, SURE, UNSURE, shares
 from fewshot.representation.whitening import SHRINK, Whitening, read_statistics
@@ -393,3 +404,99 @@ def test_the_gate_does_not_depend_on_how_queries_are_asked(statistics, two_fruit
 
 def test_transductive_heads_are_among_those_tested():
     assert any(isinstance(make_head(name), TransductiveHead) for name in ISOMETRIC)
+
+
+def test_augmentation_is_light_for_plain_features_and_none_for_averaged_ones(two_fruits):
+    train = two_fruits[0].subset([0, 4])
+    for name, rows in (("plain", 2 * 3), ("averaged", 2)):
+        classifier = FewShotClassifier(head="knn", n_views=2, representation=name, cache=False).fit(train)
+        assert len(classifier.head_.state_["support"]) == rows
+
+
+# Benchmarks and comparisons
+
+SMALL = {"n_way": 2, "k_shots": 2, "n_query": 2, "n_episodes": 12, "strategies": ["ridge", "linear-probe"]}
+
+
+def _photos(two_fruits):
+    train, test = two_fruits
+    names = (*train.names, *test.names)
+    return ImageDataset((*train.sources, *test.sources), (*train.labels, *test.labels), image_names=names)
+
+
+def test_a_benchmarks_figures_are_those_of_the_classifier_a_user_would_fit(two_fruits, statistics):
+    photos = _photos(two_fruits)
+    report = benchmark({"two fruits": photos}, **SMALL, representation="tuned")
+    assert {info.representation for info in report.strategies} == {"tuned"}
+    series = report.find("two fruits", "ridge", 2)
+    labels = np.array(photos.labels)
+    for index in range(3):
+        episode = sample_episode(photos.labels, n_way=2, k_shot=2, n_query=2, seed=0, index=index)
+        classifier = FewShotClassifier(head="ridge", representation="tuned", random_state=0)
+        classifier.fit([photos.sources[i] for i in episode.support], labels[episode.support])
+        proba = classifier.predict_proba([photos.sources[i] for i in episode.query])
+        truth = np.searchsorted(classifier.classes_, labels[episode.query])
+        assert series.accuracy[index] == pytest.approx((proba.argmax(axis=1) == truth).mean(), abs=1e-6)
+        assert series.log_loss[index] == pytest.approx(-np.log(proba[np.arange(4), truth]).mean(), abs=1e-4)
+
+
+def test_a_run_is_resumed_with_the_same_representation_only(two_fruits, statistics, tmp_path):
+    data = {"two fruits": _photos(two_fruits)}
+    first = benchmark(data, **SMALL, representation="tuned", out=tmp_path / "run")
+    again = benchmark(data, **SMALL, representation="tuned", out=tmp_path / "run", resume=True)
+    assert again.find("two fruits", "ridge", 2).log_loss == first.find("two fruits", "ridge", 2).log_loss
+    for other in ("averaged", "plain", None):
+        with pytest.raises(JournalError, match="strategies"):
+            benchmark(data, **SMALL, representation=other, out=tmp_path / "run", resume=True)
+    make_statistics(whitening.STATISTICS, seed=5)
+    tuned._read.cache_clear()
+    with pytest.raises(JournalError, match="strategies"):
+        benchmark(data, **SMALL, representation="tuned", out=tmp_path / "run", resume=True)
+    tuned._read.cache_clear()
+
+
+def test_processes_give_the_figures_of_threads(two_fruits, statistics):
+    data = {"two fruits": _photos(two_fruits)}
+    local, processes = (
+        benchmark(data, **SMALL, representation="tuned", engine=engine, n_jobs=2) for engine in ("local", "joblib")
+    )
+    for name in SMALL["strategies"]:
+        assert processes.find("two fruits", name, 2).log_loss == local.find("two fruits", name, 2).log_loss
+
+
+def test_fixed_splits_with_augmented_views(fruit_folder, statistics):
+    report = benchmark(
+        fruit_folder,
+        n_way=None,
+        k_shots=2,
+        n_query=None,
+        n_episodes=4,
+        fixed_split=True,
+        strategies=["linear-probe-heavy", Strategy("averaged", "ridge", representation="averaged")],
+        augmentation="light",
+        n_views=2,
+        representation="tuned",
+    )
+    assert {info.name: info.representation for info in report.strategies} == {
+        "linear-probe-light": "tuned",
+        "averaged": "averaged",
+    }
+    assert min(row.accuracy.value for row in report.summary()) > 0.5
+
+
+def test_a_comparison_says_what_the_classifier_says(two_fruits, statistics):
+    train, test = two_fruits
+    report = compare(train, test, strategies=["ridge", "simple-cnn"], representation="auto", n_views=1)
+    made = {info.name: info.representation for info in report.strategies}
+    assert made == {"ridge": "tuned", "simple-cnn": None}
+    classifier = FewShotClassifier(head="ridge", representation="tuned").fit(train)
+    found = next(result for result in report.results if result.strategy == "ridge")
+    np.testing.assert_allclose(found.proba, classifier.predict_proba(test.sources), atol=1e-6)
+
+
+def test_a_strategy_that_trains_on_pictures_takes_no_representation(two_fruits):
+    strategy = Strategy("cnn", "simple-cnn", representation="averaged")
+    with pytest.raises(InvalidInputError, match="trains on pictures"):
+        compare(*two_fruits, strategies=[strategy])
+    with pytest.raises(UnknownNameError, match="representation"):
+        benchmark({"two fruits": two_fruits[0]}, **SMALL, representation="best")

@@ -11,7 +11,7 @@ import typer
 from fewshot import interrupts
 from fewshot.cli import command_line, program
 from fewshot.cli.early import check_engine, check_strategies
-from fewshot.cli.options import Json, KeepNear, NoCache, Strict
+from fewshot.cli.options import Json, KeepNear, NoCache, Representation, Strict
 from fewshot.cli.outputs import results_first
 
 
@@ -44,6 +44,7 @@ def bench(
     backbone: Annotated[str | None, typer.Option(help="One or several, separated by commas; + joins.")] = None,
     augmentation: Annotated[str | None, typer.Option(help="Policy in the place of heavy.")] = None,
     views: Annotated[int | None, typer.Option(help="Augmented views per support image. By default 16.")] = None,
+    representation: Representation = None,
     reference: Annotated[str | None, typer.Option(help="Strategy that differences are taken to.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. By default fewshot-bench, or the suite's.")
@@ -75,6 +76,7 @@ def bench(
         "backbones": backbone,
         "augmentation": augmentation,
         "views": views,
+        "representation": representation,
         "reference": reference,
         "out": None if out is None else str(out),
         "seed": seed,

@@ -14,7 +14,7 @@ import typer
 from fewshot import interrupts
 from fewshot.cli import command_line, program
 from fewshot.cli.early import check_strategies
-from fewshot.cli.options import Augmentation, Backbone, Json, KeepNear, NoCache, Seed, Strict
+from fewshot.cli.options import Augmentation, Backbone, Json, KeepNear, NoCache, Representation, Seed, Strict
 from fewshot.cli.outputs import results_first
 from fewshot.errors import InvalidInputError
 
@@ -83,6 +83,7 @@ def compare(
     backbone: Backbone = "efficientnet_lite0",
     augmentation: Augmentation = "heavy",
     views: Annotated[int | None, typer.Option(help="Augmented views per image; 16, fewer for over 40 images.")] = None,
+    representation: Representation = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.json and report.md.")] = Path(
         "fewshot-report"
     ),
@@ -115,6 +116,7 @@ def compare(
             backbone=backbone,
             augmentation=augmentation,
             n_views=views,
+            representation=representation,
             unlabeled=unlabeled,
             repeats=repeats,
             n_jobs=jobs,
@@ -137,6 +139,7 @@ def compare(
     say(f"Report: {out / 'report.html'}, report.json and report.md beside it")
     if augmentation == "heavy":
         settings = ["--views", report.environment["views per image"], "--seed", str(seed), "--backbone", backbone]
+        settings += ["--representation", representation] if representation else []
         command = shlex.join([*program(), "fit", str(train_dir), "-o", "MODEL", "--strategy", "NAME", *settings])
         say(f"To train one of them and keep it: {command}")
 
@@ -163,9 +166,14 @@ def fit(
     ] = None,
     backbone: Backbone = "efficientnet_lite0",
     augmentation: Annotated[
-        str | None, typer.Option(help="Policy for training views; see `fewshot augmentations`. By default light.")
+        str | None,
+        typer.Option(
+            help="Policy for training views; see `fewshot augmentations`. By default light, and none where a "
+            "representation averages views of its own."
+        ),
     ] = None,
     views: Annotated[int, typer.Option(help="Augmented views per image.")] = 16,
+    representation: Representation = None,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there already.")] = False,
     strict: Strict = False,
@@ -180,7 +188,7 @@ def fit(
 
     if strategy and (head or augmentation):
         raise InvalidInputError("Give either --strategy or --head and --augmentation: a strategy says both.")
-    parts = parts_of(strategy) if strategy else (head or "linear-probe", augmentation or "light")
+    parts = parts_of(strategy) if strategy else (head or "linear-probe", augmentation or "auto")
     summary = fit_folder(
         directory,
         output,
@@ -191,6 +199,7 @@ def fit(
             "n_views": views,
             "random_state": seed,
             "cache": not no_cache,
+            "representation": representation or "plain",
         },
         strict=strict,
         overwrite=overwrite,

@@ -11,12 +11,14 @@ def write_readme(config: dict[str, Any]) -> str:
     """Say what a model is, how it is used and what it cannot do."""
     head = config["head"].get("name") or config["head"]["sklearn"]
     classes = "\n".join(f"- {' '.join(str(name).split())}" for name in config["classes"])
+    made = (config["representation"] or {}).get("name", "plain")
+    features = "" if made == "plain" else f", representation\n`{made}`"
     own = config["augmentation"] not in POLICIES
     custom = "\n\nIts augmentation was a pipeline of its author's own, which is not kept here." if own else ""
     return f"""# Image classifier
 
 Trained with fewshot {config["fewshot"]}: head `{head}`, backbone `{config["backbone"] or "none"}`, augmentation
-`{config["augmentation"]}`.
+`{config["augmentation"]}`{features}.
 
 ## Classes
 

@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 import fewshot
-from fewshot.augment import load_policy
-from fewshot.classifier import FewShotClassifier
+from fewshot.classifier import FewShotClassifier, training_policy
 from fewshot.errors import ModelFileError
 from fewshot.files import cannot_write, show_size
 from fewshot.finetune.base import ImageHead
@@ -121,7 +120,7 @@ def _files(classifier: FewShotClassifier) -> dict[str, bytes]:
         else None,
         "n_features": space.width if space else None,
         "head": head,
-        "augmentation": load_policy(classifier.augmentation).name,
+        "augmentation": training_policy(classifier, representation).name,
         "n_views": int(classifier.n_views),
         "random_state": classifier.seed_,
         "tensors": {name: entry.model_dump() for name, entry in read_header(io.BytesIO(weights), len(weights)).items()},

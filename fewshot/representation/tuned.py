@@ -136,8 +136,8 @@ def _parts_of(
     last, early, posterior = np.split(rows.astype(np.float64), [n_last, n_last + n_stage], axis=-1)
     familiar = [np.sqrt(1 - POSTERIOR_SHARE) * unit(last), np.sqrt(POSTERIOR_SHARE) * unit(np.sqrt(posterior))]
     unfamiliar = [
-        np.sqrt(1 / (1 + STAGE_SHARE)) * unit(statistics.last.apply(_signed_root(last))),
-        np.sqrt(STAGE_SHARE / (1 + STAGE_SHARE)) * unit(statistics.stage.apply(_signed_root(early))),
+        np.sqrt(1 / (1 + STAGE_SHARE)) * unit(statistics.last.apply(signed_root(last))),
+        np.sqrt(STAGE_SHARE / (1 + STAGE_SHARE)) * unit(statistics.stage.apply(signed_root(early))),
     ]
     arrays = {"familiar": familiar, "unfamiliar": unfamiliar}
     own = posterior[:, 0]
@@ -145,7 +145,8 @@ def _parts_of(
     return {name: np.concatenate(both, axis=-1).astype(np.float32) for name, both in arrays.items()}, entropy
 
 
-def _signed_root(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def signed_root(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take roots and keep signs."""
     found: NDArray[np.float64] = np.sign(values) * np.sqrt(np.abs(values))
     return found
 
