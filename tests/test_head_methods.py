@@ -7,6 +7,7 @@ from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
 
 from fewshot.errors import InvalidInputError
 from fewshot.heads import list_heads, make_head
@@ -19,6 +20,7 @@ from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.heads.ridge import RidgeHead
 from fewshot.heads.soft_kmeans import SoftKMeansHead
+from fewshot.heads.svm import SVMHead
 from fewshot.heads.tim import TIMHead
 
 HEADS = [
@@ -26,6 +28,7 @@ HEADS = [
     PrototypicalHead(metric="euclidean"),
     LinearProbe(normalize=False),
     RidgeHead(normalize=False, alpha=0.1),
+    SVMHead(normalize=False, C=0.01),
     GDAHead(normalize=False),
     KNNHead(k=7),
     LaplacianShotHead(k=1),
@@ -163,6 +166,54 @@ def test_a_vanishing_ridge_penalty_still_has_an_answer(dtype):
     support[1] = support[0]
     proba = answers(RidgeHead(alpha=1e-300, normalize=False), 1e4 * support.astype(dtype), labels, query.astype(dtype))
     assert np.isfinite(proba).all()
+
+
+@SHAPES
+@pytest.mark.parametrize("C", [0.01, 1.0, 30.0, 1e5])
+def test_svm_is_scikit_learns(counts, d, C):
+    support, labels, query = episode(counts, d)
+    reference = LinearSVC(C=C, tol=1e-10, max_iter=10**6).fit(unit(support), labels).decision_function(unit(query))
+    logits = SVMHead(C=C, temperature=0.5).fit(support, labels)._scores(query).numpy() * 0.5
+    expected = np.column_stack([-reference, reference]) if len(counts) == 2 else reference
+    np.testing.assert_allclose(logits, expected, atol=1e-7, rtol=1e-6)
+    # Far beyond this, scikit-learn's steps are too many on features that are long.
+    C = min(C, 10) / 100
+    raw = LinearSVC(C=C, tol=1e-10, max_iter=10**6).fit(support, labels).decision_function(query)
+    ours = SVMHead(C=C, normalize=False, temperature=1.0).fit(support, labels)._scores(query).numpy()
+    np.testing.assert_allclose(ours[:, -1], raw if len(counts) == 2 else raw[:, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("n_way", [2, 4])
+def test_the_gradient_of_the_svms_objective_vanishes_also_where_classes_overlap(n_way):
+    support, labels, _ = episode((40,) * n_way, 8, noise=3.0)
+    state = SVMHead(C=2.0, normalize=False).fit(support, labels).state_
+    weight, bias = (state[name].clone().requires_grad_() for name in ("weight", "bias"))
+    targets = torch.as_tensor(2 * np.eye(n_way)[labels] - 1)
+    short = torch.relu(1 - targets * (torch.as_tensor(support) @ weight.T + bias))
+    (weight.square().sum() / 2 + bias.square().sum() / 2 + 2 * short.square().sum()).backward()
+    assert (short > 0).any()
+    assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 1e-9
+
+
+def test_svm_of_two_points_in_closed_form():
+    # Points -1 and 1, targets 1 and -1 for the first class: w minimises w^2 / 2 + 2 C (1 + w)^2, no intercept.
+    head = SVMHead(C=2.0, temperature=1.0).fit([[-5.0], [7.0]], [0, 1])
+    np.testing.assert_allclose(head.state_["weight"].numpy(), [[-8 / 9], [8 / 9]], atol=1e-12)
+    np.testing.assert_allclose(head.state_["bias"].numpy(), [0, 0], atol=1e-12)
+
+
+def test_svm_solves_many_classes_a_few_at_a_time_with_the_same_result(monkeypatch):
+    support, labels, query = episode((2,) * 7, 10)
+    together = SVMHead().fit(support, labels)._scores(query)
+    monkeypatch.setattr("fewshot.heads.svm._NUMBERS", 250)
+    torch.testing.assert_close(SVMHead().fit(support, labels)._scores(query), together, rtol=0, atol=1e-12)
+
+
+def test_an_svm_that_did_not_converge_says_so(monkeypatch):
+    support, labels, _ = episode((40, 40, 40), 8, noise=3.0)
+    monkeypatch.setattr("fewshot.heads.svm._MAX_STEPS", 1)
+    with pytest.warns(RuntimeWarning, match="lower C"):
+        SVMHead(C=1e3).fit(support, labels)
 
 
 def gda_by_the_paper(support, labels, query):
@@ -416,6 +467,8 @@ def test_tims_first_step_is_as_long_as_asked_for():
     [
         (RidgeHead(alpha=0), "alpha="),
         (RidgeHead(temperature=-1), "temperature="),
+        (SVMHead(C=0), "C="),
+        (SVMHead(temperature=0), "temperature="),
         (GDAHead(temperature=0), "temperature="),
         (KNNHead(k=0), "k=0: needs a whole number of at least 1"),
         (KNNHead(k=1.5), "k=1.5"),

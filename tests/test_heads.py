@@ -17,6 +17,7 @@ from fewshot.heads.knn import KNNHead
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.heads.ridge import RidgeHead
+from fewshot.heads.svm import SVMHead
 from fewshot.heads.tim import TIMHead
 
 FEATURE_HEADS = [name for name in list_heads() if isinstance(make_head(name), Head)]
@@ -25,6 +26,7 @@ VARIANTS = [
     PrototypicalHead(metric="euclidean"),
     LinearProbe(normalize=False),
     RidgeHead(normalize=False),
+    SVMHead(normalize=False),
     GDAHead(normalize=False),
     KNNHead(k=1),
     TIMHead(alpha_divergence=5.0),

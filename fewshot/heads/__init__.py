@@ -13,6 +13,7 @@ HEADS = NameTable(
         "prototypical": "fewshot.heads.prototypical:PrototypicalHead",
         "linear-probe": "fewshot.heads.linear_probe:LinearProbe",
         "ridge": "fewshot.heads.ridge:RidgeHead",
+        "svm": "fewshot.heads.svm:SVMHead",
         "gda": "fewshot.heads.gda:GDAHead",
         "knn": "fewshot.heads.knn:KNNHead",
         # Transductive: they label the queries jointly.
