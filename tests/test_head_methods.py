@@ -11,6 +11,7 @@ from sklearn.svm import LinearSVC
 
 from fewshot.errors import InvalidInputError
 from fewshot.heads import list_heads, make_head
+from fewshot.heads.alpha_tim import AlphaTIMHead
 from fewshot.heads.base import Head
 from fewshot.heads.bd_cspn import BDCSPNHead
 from fewshot.heads.gda import GDAHead
@@ -129,7 +130,9 @@ def test_degenerate_episodes_give_probabilities(head, supports, dtype):
         np.testing.assert_allclose(proba[1:2], proba[:1][: len(proba) - 1], atol=1e-4 if dtype is np.float32 else 1e-9)
 
 
-@pytest.mark.parametrize("head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead()], ids=str)
+@pytest.mark.parametrize(
+    "head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead(), AlphaTIMHead()], ids=str
+)
 def test_joint_labelling_helps_where_queries_show_what_one_support_image_hides(head):
     # Ten episodes, one support image per class far from its class's centre: prototypes of the support alone mislead.
     right, alone = [], []
@@ -462,6 +465,57 @@ def test_tims_first_step_is_as_long_as_asked_for():
     np.testing.assert_allclose(moved, softmax(10 * unit(query) @ prototypes.T, axis=1), atol=1e-5)
 
 
+def spread_less_confidence(proba):
+    """What alpha-TIM minimises on (n_query, n_way) probabilities: alpha is 5, both weights are 1."""
+    marginal = (1 - proba.mean(0).pow(5).sum()) / 4
+    return ((1 - proba.pow(5).sum(-1)) / 4).mean() - marginal
+
+
+def alpha_tim_with_adam(support, labels, query):
+    """The paper's alpha-TIM by autograd and PyTorch's own Adam: (n_query, n_way) probabilities."""
+    s, q = (torch.as_tensor(unit(x)) for x in (support, query))
+    prototypes = torch.stack([s[labels == c].mean(0) for c in range(labels.max() + 1)]).requires_grad_()
+    optimiser = torch.optim.Adam([prototypes], lr=1e-4)
+    for _ in range(1000):
+        optimiser.zero_grad()
+        directions = torch.nn.functional.normalize(prototypes, dim=-1).T
+        on_support, on_query = torch.softmax(15 * s @ directions, -1), torch.softmax(15 * q @ directions, -1)
+        cross_entropy = -on_support[torch.arange(len(labels)), labels].log().mean()
+        (cross_entropy + spread_less_confidence(on_query)).backward()
+        optimiser.step()
+    return on_query.detach()
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (5, 5, 5), (1, 2, 4, 1)])
+def test_alpha_tim_gets_as_far_as_the_papers_thousand_steps_of_adam(counts):
+    support, labels, query = episode(counts, 60, n_query=40)
+    theirs = alpha_tim_with_adam(support, labels, query)
+    ours = torch.as_tensor(answers(AlphaTIMHead(answer_temperature=1 / 15), support, labels, query))
+    assert (ours.argmax(-1) == theirs.argmax(-1)).double().mean() > 0.95
+    assert spread_less_confidence(ours) < spread_less_confidence(theirs)
+
+
+def test_alpha_tim_is_tim_with_its_settings_and_another_temperature_for_its_answer():
+    support, labels, query = episode((2, 3, 1), 20)
+    tim = TIMHead(steps=50, step_size=0.02, temperature=1 / 15, conditional_weight=1.0, alpha_divergence=5.0)
+    expected = tim.fit(support, labels)._scores(query) / 15 / 0.3
+    ours = AlphaTIMHead(answer_temperature=0.3).fit(support, labels)._scores(query)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_alpha_tim_keeps_queries_that_are_mostly_of_one_class_together():
+    # Nearly all queries are of the first class: spread evenly, as TIM wants them, more are labelled wrongly.
+    right = {}
+    for head in (AlphaTIMHead(), TIMHead(steps=50, step_size=0.02, temperature=1 / 15, conditional_weight=1.0)):
+        found = []
+        for seed in range(10):
+            support, labels, query = episode((3, 3, 3), 40, seed, n_query=90, noise=1.2)
+            chosen = np.concatenate([np.arange(0, 90, 3), [1, 2]])
+            found.append(answers(head, support, labels, query[chosen]).argmax(axis=1) == chosen % 3)
+        right[type(head)] = np.mean(found)
+    assert right[AlphaTIMHead] > right[TIMHead] + 0.02
+
+
 @pytest.mark.parametrize(
     ("head", "word"),
     [
@@ -482,6 +536,8 @@ def test_tims_first_step_is_as_long_as_asked_for():
         (LaplacianShotHead(laplacian_weight=0), "laplacian_weight="),
         (LaplacianShotHead(temperature=0), "temperature="),
         (TIMHead(steps=0), "steps="),
+        (AlphaTIMHead(steps=0), "steps="),
+        *((AlphaTIMHead(**{name: -1}), name) for name in AlphaTIMHead().get_params() if name != "steps"),
         *((TIMHead(**{name: -1}), name) for name in TIMHead().get_params() if name != "steps"),
     ],
 )

@@ -19,6 +19,7 @@ HEADS = NameTable(
         # Transductive: they label the queries jointly.
         "soft-kmeans": "fewshot.heads.soft_kmeans:SoftKMeansHead",
         "tim": "fewshot.heads.tim:TIMHead",
+        "alpha-tim": "fewshot.heads.alpha_tim:AlphaTIMHead",
         "laplacian-shot": "fewshot.heads.laplacian_shot:LaplacianShotHead",
         "bd-cspn": "fewshot.heads.bd_cspn:BDCSPNHead",
         # Heads that need pixels: they train a network, or a part of one.
