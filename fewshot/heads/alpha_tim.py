@@ -6,8 +6,8 @@ labelled with confidence and the labels are spread over the classes; with alpha-
 spread may be uneven at little cost. :mod:`fewshot.heads.tim` has the objective and its gradient.
 
 The paper takes 1,000 steps of Adam at a rate of 1e-4. Here the defaults are 50 longer ones: on features of training
-photographs, one per class, they give 24 in 25 queries the label that those 1,000 steps give, and so do 1,000 short steps
-of this implementation; longer steps or more of them change the accuracy by a tenth of a point.
+photographs, one per class, they give 24 in 25 queries the label that those 1,000 steps give, and so do 1,000 short
+steps of this implementation; longer steps, or more of them, change the accuracy by a tenth of a point.
 """
 
 from __future__ import annotations
