@@ -23,6 +23,7 @@ from fewshot.heads.ridge import RidgeHead
 from fewshot.heads.soft_kmeans import SoftKMeansHead
 from fewshot.heads.svm import SVMHead
 from fewshot.heads.tim import TIMHead
+from fewshot.heads.tip_adapter import TipAdapterHead
 
 HEADS = [
     *(head for head in map(make_head, list_heads()) if isinstance(head, Head)),
@@ -296,6 +297,32 @@ def test_equally_near_neighbours_all_vote_whatever_their_order():
 
 
 @SHAPES
+def test_tip_adapter_equals_a_loop(counts, d):
+    support, labels, query = episode(counts, d)
+    proba = TipAdapterHead(alpha=1.5, beta=3.0, temperature=0.2).fit(support, labels).predict_proba(query)
+    s = unit(support)
+    for q, p in zip(unit(query), proba, strict=True):
+        logits = [q @ unit(s[labels == c].mean(axis=0)) / 0.2 for c in range(len(counts))]
+        for key, value in zip(s, labels, strict=True):
+            logits[value] += 1.5 * np.exp(-3.0 * (1 - q @ key))
+        np.testing.assert_allclose(p, softmax(logits), atol=1e-10)
+
+
+def test_tip_adapter_with_a_class_in_two_places_sees_the_nearer_one():
+    # Means hide that the first class is on both sides of the second; neighbours show it.
+    support, labels = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.7], [0.7, 1.0]], [0, 0, 1, 1]
+    query = [[1.0, 0.1]]
+    assert PrototypicalHead().fit(support, labels).predict(query) == [1]
+    assert TipAdapterHead(alpha=20.0, beta=20.0).fit(support, labels).predict(query) == [0]
+
+
+def test_tip_adapter_of_one_image_per_class_ranks_as_class_means():
+    support, labels, query = episode((1,) * 5, 60)
+    ours, means = (head.fit(support, labels).predict_proba(query) for head in (TipAdapterHead(), PrototypicalHead()))
+    np.testing.assert_array_equal(ours.argsort(axis=1), means.argsort(axis=1))
+
+
+@SHAPES
 @pytest.mark.parametrize("steps", [1, 3])
 def test_soft_k_means_equals_a_loop(counts, d, steps):
     support, labels, query = episode(counts, d)
@@ -524,6 +551,7 @@ def test_alpha_tim_keeps_queries_that_are_mostly_of_one_class_together():
         (SVMHead(C=0), "C="),
         (SVMHead(temperature=0), "temperature="),
         (GDAHead(temperature=0), "temperature="),
+        *((TipAdapterHead(**{name: 0}), name) for name in ("alpha", "beta", "temperature")),
         (KNNHead(k=0), "k=0: needs a whole number of at least 1"),
         (KNNHead(k=1.5), "k=1.5"),
         (KNNHead(k=True), "k=True"),

@@ -16,6 +16,7 @@ HEADS = NameTable(
         "svm": "fewshot.heads.svm:SVMHead",
         "gda": "fewshot.heads.gda:GDAHead",
         "knn": "fewshot.heads.knn:KNNHead",
+        "tip-adapter": "fewshot.heads.tip_adapter:TipAdapterHead",
         # Transductive: they label the queries jointly.
         "soft-kmeans": "fewshot.heads.soft_kmeans:SoftKMeansHead",
         "tim": "fewshot.heads.tim:TIMHead",
