@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import RidgeClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
-from fewshot.errors import InvalidInputError
+from fewshot.errors import InvalidInputError, UnknownNameError
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.alpha_tim import AlphaTIMHead
 from fewshot.heads.base import Head
 from fewshot.heads.bd_cspn import BDCSPNHead
+from fewshot.heads.ensemble import EnsembleHead
 from fewshot.heads.gda import GDAHead
 from fewshot.heads.knn import KNNHead
 from fewshot.heads.laplacian_shot import LaplacianShotHead
@@ -33,6 +35,7 @@ HEADS = [
     SVMHead(normalize=False, C=0.01),
     GDAHead(normalize=False),
     KNNHead(k=7),
+    EnsembleHead(members=("knn", RidgeHead(alpha=0.1), EnsembleHead()), weights=(1, 2.5, 0.5)),
     LaplacianShotHead(k=1),
     TIMHead(alpha_divergence=5.0),
     TIMHead(alpha_divergence=0.5),
@@ -320,6 +323,82 @@ def test_tip_adapter_of_one_image_per_class_ranks_as_class_means():
     support, labels, query = episode((1,) * 5, 60)
     ours, means = (head.fit(support, labels).predict_proba(query) for head in (TipAdapterHead(), PrototypicalHead()))
     np.testing.assert_array_equal(ours.argsort(axis=1), means.argsort(axis=1))
+
+
+@SHAPES
+def test_an_ensemble_is_the_weighted_mean_of_its_members_probabilities(counts, d):
+    support, labels, query = episode(counts, d)
+    members = {"linear-probe": LinearProbe(), "ridge": RidgeHead(), "mine": GDAHead(temperature=2.0)}
+    proba = [head.fit(support, labels).predict_proba(query) for head in members.values()]
+    named = ("linear-probe", "ridge", GDAHead(temperature=2.0))
+    equal = EnsembleHead(members=named).fit(support, labels).predict_proba(query)
+    np.testing.assert_allclose(equal, np.mean(proba, axis=0), atol=1e-12)
+    unequal = EnsembleHead(members=list(named), weights=[1, 2.0, 5]).fit(support, labels).predict_proba(query)
+    np.testing.assert_allclose(unequal, np.average(proba, axis=0, weights=[1, 2, 5]), atol=1e-12)
+
+
+def test_an_ensemble_of_one_and_of_the_same_head_twice_is_that_head():
+    support, labels, query = episode((2, 3, 1), 20)
+    alone = RidgeHead().fit(support, labels).predict_proba(query)
+    for members in (("ridge",), ("ridge", "ridge"), [EnsembleHead(members=("ridge",)), RidgeHead()]):
+        found = EnsembleHead(members=members).fit(support, labels).predict_proba(query)
+        np.testing.assert_allclose(found, alone, atol=1e-12)
+
+
+def test_an_ensembles_logits_hold_where_probabilities_underflow():
+    support, labels, query = episode((1, 1), 20)
+    sure = PrototypicalHead(temperature=1e-6)
+    logits = EnsembleHead(members=(sure, sure)).fit(support, labels)._scores(query)
+    expected = torch.log_softmax(sure.fit(support, labels)._scores(query), dim=-1)
+    assert float(expected.min()) < -1000
+    torch.testing.assert_close(logits, expected)
+
+
+def test_an_ensemble_stores_its_arguments_and_leaves_its_members_unfitted():
+    support, labels, _ = episode((2, 3), 10)
+    members, weights = ["knn", RidgeHead(alpha=3.0)], [1, 2]
+    head = EnsembleHead(members=members, weights=weights).fit(support, labels)
+    assert head.get_params()["members"] is members
+    assert head.weights is weights
+    assert not hasattr(members[1], "state_")
+    again = clone(head)
+    assert again.members[0] == "knn"
+    assert again.members[1] is not members[1]
+    assert again.members[1].alpha == 3.0
+    assert not hasattr(again, "state_")
+
+
+def test_an_ensemble_is_isometric_where_all_its_members_are():
+    class Axes(PrototypicalHead):
+        isometric = False
+
+    assert EnsembleHead().isometric
+    assert not EnsembleHead(members=("ridge", Axes())).isometric
+    assert not EnsembleHead(members=(EnsembleHead(members=[Axes()]), "gda")).isometric
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "words"),
+    [
+        (EnsembleHead(members=("tim", "gda")), InvalidInputError, "'tim' labels queries jointly"),
+        (EnsembleHead(members=("ridge", TIMHead())), InvalidInputError, r"TIMHead\(\) labels queries jointly"),
+        (EnsembleHead(members=("fine-tune",)), InvalidInputError, "'fine-tune' trains on pictures"),
+        (EnsembleHead(members=(LogisticRegression(),)), InvalidInputError, r"LogisticRegression\(\) is neither"),
+        (EnsembleHead(members=(RidgeHead,)), InvalidInputError, "is neither"),
+        (EnsembleHead(members=(None,)), InvalidInputError, "None is neither"),
+        (EnsembleHead(members="ridge"), InvalidInputError, "members='ridge': needs a list"),
+        (EnsembleHead(members=()), InvalidInputError, "needs a list"),
+        (EnsembleHead(members=("rigde",)), UnknownNameError, "Did you mean 'ridge'"),
+        (EnsembleHead(members=(RidgeHead(alpha=-1),)), InvalidInputError, "alpha=-1"),
+        (EnsembleHead(weights=(1, 2, 3)), InvalidInputError, "one number for each of 2 members"),
+        (EnsembleHead(weights=2), InvalidInputError, "one number for each of 2 members"),
+        (EnsembleHead(weights=(1, 0)), InvalidInputError, r"weights\[1\]=0"),
+        (EnsembleHead(weights=("1", 1)), InvalidInputError, r"weights\[0\]='1'"),
+    ],
+)
+def test_an_ensemble_says_what_cannot_be_a_member(head, error, words):
+    with pytest.raises(error, match=words):
+        head.fit(np.eye(2), [0, 1])
 
 
 @SHAPES

@@ -12,6 +12,7 @@ from fewshot.errors import InvalidInputError, UnknownNameError
 from fewshot.finetune.base import ImageHead
 from fewshot.heads import HEADS, list_heads, make_head
 from fewshot.heads.base import Head, TransductiveHead
+from fewshot.heads.ensemble import EnsembleHead
 from fewshot.heads.gda import GDAHead
 from fewshot.heads.knn import KNNHead
 from fewshot.heads.linear_probe import LinearProbe
@@ -29,6 +30,7 @@ VARIANTS = [
     SVMHead(normalize=False),
     GDAHead(normalize=False),
     KNNHead(k=1),
+    EnsembleHead(members=("knn", RidgeHead(alpha=0.1)), weights=(1, 2.5)),
     TIMHead(alpha_divergence=5.0),
 ]
 TRANSDUCTIVE = [head for head in VARIANTS if isinstance(head, TransductiveHead)]

@@ -17,6 +17,7 @@ HEADS = NameTable(
         "gda": "fewshot.heads.gda:GDAHead",
         "knn": "fewshot.heads.knn:KNNHead",
         "tip-adapter": "fewshot.heads.tip_adapter:TipAdapterHead",
+        "ensemble": "fewshot.heads.ensemble:EnsembleHead",
         # Transductive: they label the queries jointly.
         "soft-kmeans": "fewshot.heads.soft_kmeans:SoftKMeansHead",
         "tim": "fewshot.heads.tim:TIMHead",
