@@ -88,13 +88,14 @@ _MAX_C = 10
 # Of the squared Newton decrement against the objective: errors in scores are at most about its root.
 _TOLERANCE = {torch.float64: 1e-18, torch.float32: 1e-10}
 _NUMBERS = 1 << 24
-"""Classes are solved together as far as their systems hold about so many numbers: memory does not grow with them."""
+"""Classes are solved together as far as they hold about so many numbers: memory does not grow with their count."""
 
 
 def _by_class(features: Tensor, targets: Tensor, C: float) -> tuple[Tensor, Tensor]:
     """Minimise for (*batch, n, d) features, (*batch, K, n) targets: weights (*batch, K, d), biases (*batch, K)."""
     rows = torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)
-    together = max(1, _NUMBERS // max(1, rows[..., 0, :].numel() * rows.shape[-1]))
+    # Each class's own choice of rows is the largest thing held: there are hardly more columns than rows.
+    together = max(1, _NUMBERS // rows.numel())
     parts = [targets[..., first : first + together, :] for first in range(0, targets.shape[-2], together)]
     found = torch.cat([_newton(rows, part, C) for part in parts], dim=-2)
     return found[..., :-1], found[..., -1]
