@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import RidgeClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
 
-from fewshot.errors import InvalidInputError
+from fewshot.errors import InvalidInputError, UnknownNameError
 from fewshot.heads import list_heads, make_head
+from fewshot.heads.alpha_tim import AlphaTIMHead
 from fewshot.heads.base import Head
 from fewshot.heads.bd_cspn import BDCSPNHead
+from fewshot.heads.ensemble import EnsembleHead
 from fewshot.heads.gda import GDAHead
 from fewshot.heads.knn import KNNHead
 from fewshot.heads.laplacian_shot import LaplacianShotHead
@@ -19,15 +23,19 @@ from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.heads.ridge import RidgeHead
 from fewshot.heads.soft_kmeans import SoftKMeansHead
+from fewshot.heads.svm import SVMHead
 from fewshot.heads.tim import TIMHead
+from fewshot.heads.tip_adapter import TipAdapterHead
 
 HEADS = [
     *(head for head in map(make_head, list_heads()) if isinstance(head, Head)),
     PrototypicalHead(metric="euclidean"),
     LinearProbe(normalize=False),
     RidgeHead(normalize=False, alpha=0.1),
+    SVMHead(normalize=False, C=0.01),
     GDAHead(normalize=False),
     KNNHead(k=7),
+    EnsembleHead(members=("knn", RidgeHead(alpha=0.1), EnsembleHead()), weights=(1, 2.5, 0.5)),
     LaplacianShotHead(k=1),
     TIMHead(alpha_divergence=5.0),
     TIMHead(alpha_divergence=0.5),
@@ -126,7 +134,9 @@ def test_degenerate_episodes_give_probabilities(head, supports, dtype):
         np.testing.assert_allclose(proba[1:2], proba[:1][: len(proba) - 1], atol=1e-4 if dtype is np.float32 else 1e-9)
 
 
-@pytest.mark.parametrize("head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead()], ids=str)
+@pytest.mark.parametrize(
+    "head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead(), AlphaTIMHead()], ids=str
+)
 def test_joint_labelling_helps_where_queries_show_what_one_support_image_hides(head):
     # Ten episodes, one support image per class far from its class's centre: prototypes of the support alone mislead.
     right, alone = [], []
@@ -163,6 +173,54 @@ def test_a_vanishing_ridge_penalty_still_has_an_answer(dtype):
     support[1] = support[0]
     proba = answers(RidgeHead(alpha=1e-300, normalize=False), 1e4 * support.astype(dtype), labels, query.astype(dtype))
     assert np.isfinite(proba).all()
+
+
+@SHAPES
+@pytest.mark.parametrize("C", [0.01, 1.0, 30.0, 1e5])
+def test_svm_is_scikit_learns(counts, d, C):
+    support, labels, query = episode(counts, d)
+    reference = LinearSVC(C=C, tol=1e-10, max_iter=10**6).fit(unit(support), labels).decision_function(unit(query))
+    logits = SVMHead(C=C, temperature=0.5).fit(support, labels)._scores(query).numpy() * 0.5
+    expected = np.column_stack([-reference, reference]) if len(counts) == 2 else reference
+    np.testing.assert_allclose(logits, expected, atol=1e-7, rtol=1e-6)
+    # Far beyond this, scikit-learn's steps are too many on features that are long.
+    C = min(C, 10) / 100
+    raw = LinearSVC(C=C, tol=1e-10, max_iter=10**6).fit(support, labels).decision_function(query)
+    ours = SVMHead(C=C, normalize=False, temperature=1.0).fit(support, labels)._scores(query).numpy()
+    np.testing.assert_allclose(ours[:, -1], raw if len(counts) == 2 else raw[:, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("n_way", [2, 4])
+def test_the_gradient_of_the_svms_objective_vanishes_also_where_classes_overlap(n_way):
+    support, labels, _ = episode((40,) * n_way, 8, noise=3.0)
+    state = SVMHead(C=2.0, normalize=False).fit(support, labels).state_
+    weight, bias = (state[name].clone().requires_grad_() for name in ("weight", "bias"))
+    targets = torch.as_tensor(2 * np.eye(n_way)[labels] - 1)
+    short = torch.relu(1 - targets * (torch.as_tensor(support) @ weight.T + bias))
+    (weight.square().sum() / 2 + bias.square().sum() / 2 + 2 * short.square().sum()).backward()
+    assert (short > 0).any()
+    assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 1e-9
+
+
+def test_svm_of_two_points_in_closed_form():
+    # Points -1 and 1, targets 1 and -1 for the first class: w minimises w^2 / 2 + 2 C (1 + w)^2, no intercept.
+    head = SVMHead(C=2.0, temperature=1.0).fit([[-5.0], [7.0]], [0, 1])
+    np.testing.assert_allclose(head.state_["weight"].numpy(), [[-8 / 9], [8 / 9]], atol=1e-12)
+    np.testing.assert_allclose(head.state_["bias"].numpy(), [0, 0], atol=1e-12)
+
+
+def test_svm_solves_many_classes_a_few_at_a_time_with_the_same_result(monkeypatch):
+    support, labels, query = episode((2,) * 7, 10)
+    together = SVMHead().fit(support, labels)._scores(query)
+    monkeypatch.setattr("fewshot.heads.svm._NUMBERS", 250)
+    torch.testing.assert_close(SVMHead().fit(support, labels)._scores(query), together, rtol=0, atol=1e-12)
+
+
+def test_an_svm_that_did_not_converge_says_so(monkeypatch):
+    support, labels, _ = episode((40, 40, 40), 8, noise=3.0)
+    monkeypatch.setattr("fewshot.heads.svm._MAX_STEPS", 1)
+    with pytest.warns(RuntimeWarning, match="lower C"):
+        SVMHead(C=1e3).fit(support, labels)
 
 
 def gda_by_the_paper(support, labels, query):
@@ -239,6 +297,108 @@ def test_equally_near_neighbours_all_vote_whatever_their_order():
         proba = KNNHead(k=2, temperature=1.0).fit(support, labels).predict_proba([[2.0, 1.0, 0.0]])
         second = np.exp(-1 / np.sqrt(5))
         np.testing.assert_allclose(proba, [np.array([1.1, second + 0.1, second + 0.1]) / (2 * second + 1.3)])
+
+
+@SHAPES
+def test_tip_adapter_equals_a_loop(counts, d):
+    support, labels, query = episode(counts, d)
+    proba = TipAdapterHead(alpha=1.5, beta=3.0, temperature=0.2).fit(support, labels).predict_proba(query)
+    s = unit(support)
+    for q, p in zip(unit(query), proba, strict=True):
+        logits = [q @ unit(s[labels == c].mean(axis=0)) / 0.2 for c in range(len(counts))]
+        for key, value in zip(s, labels, strict=True):
+            logits[value] += 1.5 * np.exp(-3.0 * (1 - q @ key))
+        np.testing.assert_allclose(p, softmax(logits), atol=1e-10)
+
+
+def test_tip_adapter_with_a_class_in_two_places_sees_the_nearer_one():
+    # Means hide that the first class is on both sides of the second; neighbours show it.
+    support, labels = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.7], [0.7, 1.0]], [0, 0, 1, 1]
+    query = [[1.0, 0.1]]
+    assert PrototypicalHead().fit(support, labels).predict(query) == [1]
+    assert TipAdapterHead(alpha=20.0, beta=20.0).fit(support, labels).predict(query) == [0]
+
+
+def test_tip_adapter_of_one_image_per_class_ranks_as_class_means():
+    support, labels, query = episode((1,) * 5, 60)
+    ours, means = (head.fit(support, labels).predict_proba(query) for head in (TipAdapterHead(), PrototypicalHead()))
+    np.testing.assert_array_equal(ours.argsort(axis=1), means.argsort(axis=1))
+
+
+@SHAPES
+def test_an_ensemble_is_the_weighted_mean_of_its_members_probabilities(counts, d):
+    support, labels, query = episode(counts, d)
+    members = {"linear-probe": LinearProbe(), "ridge": RidgeHead(), "mine": GDAHead(temperature=2.0)}
+    proba = [head.fit(support, labels).predict_proba(query) for head in members.values()]
+    named = ("linear-probe", "ridge", GDAHead(temperature=2.0))
+    equal = EnsembleHead(members=named).fit(support, labels).predict_proba(query)
+    np.testing.assert_allclose(equal, np.mean(proba, axis=0), atol=1e-12)
+    unequal = EnsembleHead(members=list(named), weights=[1, 2.0, 5]).fit(support, labels).predict_proba(query)
+    np.testing.assert_allclose(unequal, np.average(proba, axis=0, weights=[1, 2, 5]), atol=1e-12)
+
+
+def test_an_ensemble_of_one_and_of_the_same_head_twice_is_that_head():
+    support, labels, query = episode((2, 3, 1), 20)
+    alone = RidgeHead().fit(support, labels).predict_proba(query)
+    for members in (("ridge",), ("ridge", "ridge"), [EnsembleHead(members=("ridge",)), RidgeHead()]):
+        found = EnsembleHead(members=members).fit(support, labels).predict_proba(query)
+        np.testing.assert_allclose(found, alone, atol=1e-12)
+
+
+def test_an_ensembles_logits_hold_where_probabilities_underflow():
+    support, labels, query = episode((1, 1), 20)
+    sure = PrototypicalHead(temperature=1e-6)
+    logits = EnsembleHead(members=(sure, sure)).fit(support, labels)._scores(query)
+    expected = torch.log_softmax(sure.fit(support, labels)._scores(query), dim=-1)
+    assert float(expected.min()) < -1000
+    torch.testing.assert_close(logits, expected)
+
+
+def test_an_ensemble_stores_its_arguments_and_leaves_its_members_unfitted():
+    support, labels, _ = episode((2, 3), 10)
+    members, weights = ["knn", RidgeHead(alpha=3.0)], [1, 2]
+    head = EnsembleHead(members=members, weights=weights).fit(support, labels)
+    assert head.get_params()["members"] is members
+    assert head.weights is weights
+    assert not hasattr(members[1], "state_")
+    again = clone(head)
+    assert again.members[0] == "knn"
+    assert again.members[1] is not members[1]
+    assert again.members[1].alpha == 3.0
+    assert not hasattr(again, "state_")
+
+
+def test_an_ensemble_is_isometric_where_all_its_members_are():
+    class Axes(PrototypicalHead):
+        isometric = False
+
+    assert EnsembleHead().isometric
+    assert not EnsembleHead(members=("ridge", Axes())).isometric
+    assert not EnsembleHead(members=(EnsembleHead(members=[Axes()]), "gda")).isometric
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "words"),
+    [
+        (EnsembleHead(members=("tim", "gda")), InvalidInputError, "'tim' labels queries jointly"),
+        (EnsembleHead(members=("ridge", TIMHead())), InvalidInputError, r"TIMHead\(\) labels queries jointly"),
+        (EnsembleHead(members=("fine-tune",)), InvalidInputError, "'fine-tune' trains on pictures"),
+        (EnsembleHead(members=(LogisticRegression(),)), InvalidInputError, r"LogisticRegression\(\) is neither"),
+        (EnsembleHead(members=(RidgeHead,)), InvalidInputError, "is neither"),
+        (EnsembleHead(members=(None,)), InvalidInputError, "None is neither"),
+        (EnsembleHead(members="ridge"), InvalidInputError, "members='ridge': needs a list"),
+        (EnsembleHead(members=()), InvalidInputError, "needs a list"),
+        (EnsembleHead(members=("rigde",)), UnknownNameError, "Did you mean 'ridge'"),
+        (EnsembleHead(members=(RidgeHead(alpha=-1),)), InvalidInputError, "alpha=-1"),
+        (EnsembleHead(weights=(1, 2, 3)), InvalidInputError, "one number for each of 2 members"),
+        (EnsembleHead(weights=2), InvalidInputError, "one number for each of 2 members"),
+        (EnsembleHead(weights=(1, 0)), InvalidInputError, r"weights\[1\]=0"),
+        (EnsembleHead(weights=("1", 1)), InvalidInputError, r"weights\[0\]='1'"),
+    ],
+)
+def test_an_ensemble_says_what_cannot_be_a_member(head, error, words):
+    with pytest.raises(error, match=words):
+        head.fit(np.eye(2), [0, 1])
 
 
 @SHAPES
@@ -411,12 +571,66 @@ def test_tims_first_step_is_as_long_as_asked_for():
     np.testing.assert_allclose(moved, softmax(10 * unit(query) @ prototypes.T, axis=1), atol=1e-5)
 
 
+def spread_less_confidence(proba):
+    """What alpha-TIM minimises on (n_query, n_way) probabilities: alpha is 5, both weights are 1."""
+    marginal = (1 - proba.mean(0).pow(5).sum()) / 4
+    return ((1 - proba.pow(5).sum(-1)) / 4).mean() - marginal
+
+
+def alpha_tim_with_adam(support, labels, query):
+    """The paper's alpha-TIM by autograd and PyTorch's own Adam: (n_query, n_way) probabilities."""
+    s, q = (torch.as_tensor(unit(x)) for x in (support, query))
+    prototypes = torch.stack([s[labels == c].mean(0) for c in range(labels.max() + 1)]).requires_grad_()
+    optimiser = torch.optim.Adam([prototypes], lr=1e-4)
+    for _ in range(1000):
+        optimiser.zero_grad()
+        directions = torch.nn.functional.normalize(prototypes, dim=-1).T
+        on_support, on_query = torch.softmax(15 * s @ directions, -1), torch.softmax(15 * q @ directions, -1)
+        cross_entropy = -on_support[torch.arange(len(labels)), labels].log().mean()
+        (cross_entropy + spread_less_confidence(on_query)).backward()
+        optimiser.step()
+    return on_query.detach()
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (5, 5, 5), (1, 2, 4, 1)])
+def test_alpha_tim_gets_as_far_as_the_papers_thousand_steps_of_adam(counts):
+    support, labels, query = episode(counts, 60, n_query=40)
+    theirs = alpha_tim_with_adam(support, labels, query)
+    ours = torch.as_tensor(answers(AlphaTIMHead(answer_temperature=1 / 15), support, labels, query))
+    assert (ours.argmax(-1) == theirs.argmax(-1)).double().mean() > 0.95
+    assert spread_less_confidence(ours) < spread_less_confidence(theirs)
+
+
+def test_alpha_tim_is_tim_with_its_settings_and_another_temperature_for_its_answer():
+    support, labels, query = episode((2, 3, 1), 20)
+    tim = TIMHead(steps=50, step_size=0.02, temperature=1 / 15, conditional_weight=1.0, alpha_divergence=5.0)
+    expected = tim.fit(support, labels)._scores(query) / 15 / 0.3
+    ours = AlphaTIMHead(answer_temperature=0.3).fit(support, labels)._scores(query)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_alpha_tim_keeps_queries_that_are_mostly_of_one_class_together():
+    # Nearly all queries are of the first class: spread evenly, as TIM wants them, more are labelled wrongly.
+    right = {}
+    for head in (AlphaTIMHead(), TIMHead(steps=50, step_size=0.02, temperature=1 / 15, conditional_weight=1.0)):
+        found = []
+        for seed in range(10):
+            support, labels, query = episode((3, 3, 3), 40, seed, n_query=90, noise=1.2)
+            chosen = np.concatenate([np.arange(0, 90, 3), [1, 2]])
+            found.append(answers(head, support, labels, query[chosen]).argmax(axis=1) == chosen % 3)
+        right[type(head)] = np.mean(found)
+    assert right[AlphaTIMHead] > right[TIMHead] + 0.02
+
+
 @pytest.mark.parametrize(
     ("head", "word"),
     [
         (RidgeHead(alpha=0), "alpha="),
         (RidgeHead(temperature=-1), "temperature="),
+        (SVMHead(C=0), "C="),
+        (SVMHead(temperature=0), "temperature="),
         (GDAHead(temperature=0), "temperature="),
+        *((TipAdapterHead(**{name: 0}), name) for name in ("alpha", "beta", "temperature")),
         (KNNHead(k=0), "k=0: needs a whole number of at least 1"),
         (KNNHead(k=1.5), "k=1.5"),
         (KNNHead(k=True), "k=True"),
@@ -429,6 +643,8 @@ def test_tims_first_step_is_as_long_as_asked_for():
         (LaplacianShotHead(laplacian_weight=0), "laplacian_weight="),
         (LaplacianShotHead(temperature=0), "temperature="),
         (TIMHead(steps=0), "steps="),
+        (AlphaTIMHead(steps=0), "steps="),
+        *((AlphaTIMHead(**{name: -1}), name) for name in AlphaTIMHead().get_params() if name != "steps"),
         *((TIMHead(**{name: -1}), name) for name in TIMHead().get_params() if name != "steps"),
     ],
 )

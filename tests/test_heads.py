@@ -12,11 +12,13 @@ from fewshot.errors import InvalidInputError, UnknownNameError
 from fewshot.finetune.base import ImageHead
 from fewshot.heads import HEADS, list_heads, make_head
 from fewshot.heads.base import Head, TransductiveHead
+from fewshot.heads.ensemble import EnsembleHead
 from fewshot.heads.gda import GDAHead
 from fewshot.heads.knn import KNNHead
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.heads.ridge import RidgeHead
+from fewshot.heads.svm import SVMHead
 from fewshot.heads.tim import TIMHead
 
 FEATURE_HEADS = [name for name in list_heads() if isinstance(make_head(name), Head)]
@@ -25,8 +27,10 @@ VARIANTS = [
     PrototypicalHead(metric="euclidean"),
     LinearProbe(normalize=False),
     RidgeHead(normalize=False),
+    SVMHead(normalize=False),
     GDAHead(normalize=False),
     KNNHead(k=1),
+    EnsembleHead(members=("knn", RidgeHead(alpha=0.1)), weights=(1, 2.5)),
     TIMHead(alpha_divergence=5.0),
 ]
 TRANSDUCTIVE = [head for head in VARIANTS if isinstance(head, TransductiveHead)]

@@ -26,6 +26,8 @@ from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.finetune.strategies import FineTune
 from fewshot.heads import make_head
 from fewshot.heads.base import Head
+from fewshot.heads.ensemble import EnsembleHead
+from fewshot.heads.ridge import RidgeHead
 from fewshot.modelfile.documents import write_json
 from fewshot.modelfile.schema import SklearnHead
 from fewshot.modelfile.sklearn_heads import fit_again, make_sklearn
@@ -123,6 +125,19 @@ def test_a_model_that_could_not_be_loaded_again_is_not_saved(two_fruits, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_ensemble_of_named_members_comes_back_and_one_of_heads_is_not_saved(two_fruits, tmp_path):
+    train, test = two_fruits
+    head = EnsembleHead(members=("knn", "ridge", "ensemble"), weights=(1, 2.5, 1))
+    before = FewShotClassifier(head=head, augmentation="none").fit(train.sources, train.labels)
+    before.save(tmp_path / "model")
+    after = fewshot.load(tmp_path / "model")
+    assert list(after.head_.members) == ["knn", "ridge", "ensemble"]
+    np.testing.assert_allclose(after.predict_proba(test.sources), before.predict_proba(test.sources), atol=1e-6)
+    before.set_params(head=EnsembleHead(members=("knn", RidgeHead(alpha=0.1)))).fit(train.sources, train.labels)
+    with pytest.raises(ModelFileError, match=r"RidgeHead\(alpha=0.1\).*names of heads, not heads"):
+        before.save(tmp_path / "other")
+
+
 def test_the_seed_is_kept(two_fruits, tmp_path):
     FewShotClassifier(augmentation="none", random_state=7).fit(two_fruits[0]).save(tmp_path / "model")
     assert fewshot.load(tmp_path / "model").random_state == 7
@@ -192,6 +207,17 @@ OWN = {"name": "linear-probe", "parameters": {}, "facts": {}}
         ({"head": OWN | {"parameters": {"C": [1.0] * 1000}}}, "'head"),
         ({"head": OWN | {"name": "tim", "parameters": {"steps": 100_000}}}, "above 10000"),
         ({"head": OWN | {"name": "prototypical", "parameters": {"metric": "cosin"}}}, "'cosine'"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"members": ["ridge", 3]}}}, "another type"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"members": "ridge"}}}, "another type"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"members": []}}}, "needs a list"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"members": ["tim", "ridge"]}}}, "queries jointly"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"members": ["fine-tune"]}}}, "trains on pictures"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"members": ["rigde"]}}}, "'ridge'"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"members": ["ridge"] * 101}}}, "'head"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"weights": ["1", "1"]}}}, "another type"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"weights": [1, -1]}}}, "above 0"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"weights": [1]}}}, "one number for each"),
+        ({"head": OWN | {"name": "ensemble", "parameters": {"members": ["ensemble"] * 100}}}, "tensor"),
         ({"head": OWN | {"name": "simple-cnn"}}, "tensor"),
         ({"head": OWN | {"extra": 1}}, "'head"),
         ({"tensors": {"weight": {"dtype": "F64", "shape": [10**9, 10**9]}}}, "does not hold"),

@@ -13,11 +13,15 @@ HEADS = NameTable(
         "prototypical": "fewshot.heads.prototypical:PrototypicalHead",
         "linear-probe": "fewshot.heads.linear_probe:LinearProbe",
         "ridge": "fewshot.heads.ridge:RidgeHead",
+        "svm": "fewshot.heads.svm:SVMHead",
         "gda": "fewshot.heads.gda:GDAHead",
         "knn": "fewshot.heads.knn:KNNHead",
+        "tip-adapter": "fewshot.heads.tip_adapter:TipAdapterHead",
+        "ensemble": "fewshot.heads.ensemble:EnsembleHead",
         # Transductive: they label the queries jointly.
         "soft-kmeans": "fewshot.heads.soft_kmeans:SoftKMeansHead",
         "tim": "fewshot.heads.tim:TIMHead",
+        "alpha-tim": "fewshot.heads.alpha_tim:AlphaTIMHead",
         "laplacian-shot": "fewshot.heads.laplacian_shot:LaplacianShotHead",
         "bd-cspn": "fewshot.heads.bd_cspn:BDCSPNHead",
         # Heads that need pixels: they train a network, or a part of one.

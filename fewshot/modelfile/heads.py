@@ -53,7 +53,7 @@ def plain_parameters(head: Any) -> dict[str, Any]:
     if written != parameters:
         raise ModelFileError(
             f"{head!r} has a parameter that JSON cannot hold and cannot be saved; heads of this package and single "
-            "scikit-learn classifiers with plain parameters can"
+            "scikit-learn classifiers with plain parameters can, and among those are names of heads, not heads"
         )
     return parameters
 
@@ -92,9 +92,10 @@ def _alike(value: Any, default: Any) -> bool:
     if default is inspect.Parameter.empty:
         return True
     if isinstance(default, (list, tuple)):
-        return isinstance(value, list) and all(_alike(item, 1.0) for item in value)
+        kind = default[0] if default else 1.0
+        return isinstance(value, list) and all(_alike(item, kind) for item in value)
     if default is None:
-        return not isinstance(value, list)
+        return not isinstance(value, list) or all(_alike(item, 1.0) for item in value)
     return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
 
 
