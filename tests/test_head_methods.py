@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import RidgeClassifier
+from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from fewshot.errors import InvalidInputError
@@ -18,6 +18,7 @@ from fewshot.heads.laplacian_shot import LaplacianShotHead
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.heads.ridge import RidgeHead
+from fewshot.heads.self_training import SelfTrainingHead
 from fewshot.heads.soft_kmeans import SoftKMeansHead
 from fewshot.heads.tim import TIMHead
 
@@ -126,7 +127,9 @@ def test_degenerate_episodes_give_probabilities(head, supports, dtype):
         np.testing.assert_allclose(proba[1:2], proba[:1][: len(proba) - 1], atol=1e-4 if dtype is np.float32 else 1e-9)
 
 
-@pytest.mark.parametrize("head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead()], ids=str)
+@pytest.mark.parametrize(
+    "head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead(), SelfTrainingHead()], ids=str
+)
 def test_joint_labelling_helps_where_queries_show_what_one_support_image_hides(head):
     # Ten episodes, one support image per class far from its class's centre: prototypes of the support alone mislead.
     right, alone = [], []
@@ -411,6 +414,82 @@ def test_tims_first_step_is_as_long_as_asked_for():
     np.testing.assert_allclose(moved, softmax(10 * unit(query) @ prototypes.T, axis=1), atol=1e-5)
 
 
+def naive_self_training(head, support, labels, query):
+    """Self-training, with scikit-learn's ridge and sample weights: (n_query, n_way) scores."""
+    s, q, n_way = unit(support), unit(query), labels.max() + 1
+    trust = (len(q) - 1) / (len(q) - 1 + head.half_trust * n_way)
+    sums = [s[labels == c].sum(axis=0) for c in range(n_way)]
+    prototypes, frequency = sums, np.ones(n_way)
+    for _ in range(head.cluster_steps + 1):
+        cosine = np.array([[x @ unit(p) for p in prototypes] for x in q])
+        p = softmax(cosine / head.cluster_temperature + head.prior * trust * np.log(frequency), axis=1)
+        prototypes = [total + trust * sum(p[i, c] * q[i] for i in range(len(q))) for c, total in enumerate(sums)]
+        frequency = p.mean(axis=0)
+    known = 2 * np.eye(n_way)[labels] - 1
+    alone = softmax(Ridge(alpha=head.alpha).fit(s, known).predict(q) / head.guess_temperature, axis=1)
+    shots = np.bincount(labels).min()
+    belief = trust / shots * p + (1 - trust / shots) * alone
+    weights = np.repeat([1, head.query_weight * trust], [len(s), len(q)])
+    for _ in range(min(shots + 1, head.steps)):
+        ridge = Ridge(alpha=head.alpha).fit(
+            np.vstack([s, q]), np.vstack([known, 2 * belief - 1]), sample_weight=weights
+        )
+        scores = ridge.predict(q)
+        belief = softmax(scores / head.guess_temperature, axis=1)
+    return scores
+
+
+@SHAPES
+@pytest.mark.parametrize("prior", [0, 0.5])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_self_training_equals_a_loop_with_scikit_learns_ridge(counts, d, steps, prior):
+    support, labels, query = episode(counts, d)
+    head = SelfTrainingHead(steps=steps, prior=prior, alpha=0.3, query_weight=0.7, half_trust=1.0, temperature=0.5)
+    expected = naive_self_training(head, support, labels, query)
+    np.testing.assert_allclose(head.fit(support, labels)._scores(query).numpy() * 0.5, expected, atol=1e-9)
+
+
+def test_self_training_takes_the_steps_of_each_episodes_own_smallest_class():
+    episodes = [episode(counts, 30, seed) for seed, counts in enumerate([(4, 1, 1), (1, 2, 3), (2, 2, 2), (2, 3, 1)])]
+    together = answers(SelfTrainingHead(), *(np.stack(parts) for parts in zip(*episodes, strict=True)))
+    for (support, labels, query), found in zip(episodes, together, strict=True):
+        expected = naive_self_training(SelfTrainingHead(), support, labels, query)
+        np.testing.assert_allclose(found, softmax(expected / SelfTrainingHead().temperature, axis=1), atol=1e-9)
+
+
+@SHAPES
+def test_self_training_answers_a_query_by_itself_as_the_ridge_does(counts, d):
+    support, labels, query = episode(counts, d)
+    ridge = RidgeHead(alpha=0.1, temperature=0.3).fit(support, labels).predict_proba(query)
+    head = SelfTrainingHead(temperature=0.3).fit(support, labels)
+    for x, expected in zip(query, ridge, strict=True):
+        np.testing.assert_allclose(head.predict_proba(x[None])[0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("queries", [(1, 1), (1,) * 5, (2,) * 5, (3,), (20,), (10, 10), (50, 20, 5)], ids=str)
+def test_self_training_is_never_much_worse_than_the_ridge_with_few_queries_or_of_few_classes(queries, shots):
+    right, alone = [], []
+    for seed in range(40):
+        support, labels, query = episode(
+            (shots,) * 5, 40, seed, n_query=5 * max(queries), noise=1.2 + 0.15 * (shots - 1)
+        )
+        truth = np.arange(len(query)) % 5
+        chosen = np.concatenate([np.flatnonzero(truth == c)[:n] for c, n in enumerate(queries)])
+        for head, kept in ((SelfTrainingHead(), right), (RidgeHead(alpha=0.1), alone)):
+            kept.append((answers(head, support, labels, query[chosen]).argmax(axis=1) == truth[chosen]).mean())
+    assert np.mean(right) > np.mean(alone) - 0.03
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [5, 60])
+def test_self_training_survives_a_vanishing_penalty(dtype, d):
+    support, labels, query = episode((2, 2, 2), d)
+    query[1] = query[0]
+    proba = answers(SelfTrainingHead(alpha=1e-300), support.astype(dtype), labels, query.astype(dtype))
+    assert np.isfinite(proba).all()
+
+
 @pytest.mark.parametrize(
     ("head", "word"),
     [
@@ -429,6 +508,9 @@ def test_tims_first_step_is_as_long_as_asked_for():
         (LaplacianShotHead(laplacian_weight=0), "laplacian_weight="),
         (LaplacianShotHead(temperature=0), "temperature="),
         (TIMHead(steps=0), "steps="),
+        (SelfTrainingHead(steps=0), "steps="),
+        (SelfTrainingHead(cluster_steps=1.5), "cluster_steps="),
+        *((SelfTrainingHead(**{name: -1}), name) for name in SelfTrainingHead().get_params() if "steps" not in name),
         *((TIMHead(**{name: -1}), name) for name in TIMHead().get_params() if name != "steps"),
     ],
 )
