@@ -83,14 +83,14 @@ def write(folder: Path, kind: str, head: object) -> None:
     if hasattr(classifier.head_, "model_"):
         _thin_out(classifier.head_.model_)
     classifier.save(folder)
-    weights = folder / "model.safetensors"
-    (folder / "model.safetensors.gz").write_bytes(gzip.compress(weights.read_bytes(), 9, mtime=0))
     expected = {
         "classes": classifier.classes_.tolist(),
         "dtype": classifier.classes_.dtype.str,
         "proba": answers(fewshot.load(folder), kind),
     }
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+    weights = folder / "model.safetensors"
+    (folder / "model.safetensors.gz").write_bytes(gzip.compress(weights.read_bytes(), 9, mtime=0))
     weights.unlink()
 
 
