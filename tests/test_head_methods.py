@@ -17,6 +17,7 @@ from fewshot.heads.knn import KNNHead
 from fewshot.heads.laplacian_shot import LaplacianShotHead
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
+from fewshot.heads.pt_map import PTMAPHead
 from fewshot.heads.ridge import RidgeHead
 from fewshot.heads.self_training import SelfTrainingHead
 from fewshot.heads.soft_kmeans import SoftKMeansHead
@@ -32,6 +33,9 @@ HEADS = [
     LaplacianShotHead(k=1),
     TIMHead(alpha_divergence=5.0),
     TIMHead(alpha_divergence=0.5),
+    PTMAPHead(balanced=True),
+    PTMAPHead(power=1),
+    PTMAPHead(power=1, balanced=True),
 ]
 ISOMETRIC = [head for head in HEADS if head.isometric]
 every_head = pytest.mark.parametrize("head", HEADS, ids=str)
@@ -63,8 +67,10 @@ SHAPES = pytest.mark.parametrize(
 )
 
 
-def test_every_head_of_this_package_is_isometric():
-    assert ISOMETRIC == HEADS
+def test_every_head_of_this_package_is_isometric_but_where_a_power_is_taken_of_each_number():
+    assert [head for head in HEADS if head not in ISOMETRIC] == [
+        head for head in HEADS if isinstance(head, PTMAPHead) and head.power != 1
+    ]
     kinds = {type(head) for head in ISOMETRIC}
     assert {PrototypicalHead, LinearProbe, RidgeHead, GDAHead, KNNHead, TIMHead, BDCSPNHead} < kinds
 
@@ -128,7 +134,7 @@ def test_degenerate_episodes_give_probabilities(head, supports, dtype):
 
 
 @pytest.mark.parametrize(
-    "head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead(), SelfTrainingHead()], ids=str
+    "head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead(), SelfTrainingHead(), PTMAPHead()], ids=str
 )
 def test_joint_labelling_helps_where_queries_show_what_one_support_image_hides(head):
     # Ten episodes, one support image per class far from its class's centre: prototypes of the support alone mislead.
@@ -490,6 +496,82 @@ def test_self_training_survives_a_vanishing_penalty(dtype, d):
     assert np.isfinite(proba).all()
 
 
+def naive_pt_map(head, support, labels, query, *, balanced):
+    """PT-MAP with a matrix of shares, scaled until it is a transport: (n_query, n_way) shares."""
+    n_way = labels.max() + 1
+    s, q = (unit(np.sign(x) * np.abs(x) ** head.power) for x in (support, query))
+    s, q = unit(s - s.mean(axis=0)), unit(q - (q if balanced else s).mean(axis=0))
+    centres = np.array([s[labels == c].mean(axis=0) for c in range(n_way)])
+    frequency = np.ones(n_way)
+    for epoch in range(head.epochs + 1):
+        distances = np.array([[((x - centre) ** 2).sum() for centre in centres] for x in q])
+        shares = np.exp(-head.sharpness * distances)
+        if balanced:
+            for _ in range(1000):
+                shares = shares / shares.sum(axis=0) * (len(q) / n_way)
+                shares = shares / shares.sum(axis=1, keepdims=True)
+        else:
+            shares = shares * np.sqrt(frequency)
+            shares = shares / shares.sum(axis=1, keepdims=True)
+            frequency = shares.mean(axis=0)
+        if epoch < head.epochs:
+            for c in range(n_way):
+                pool = s[labels == c].sum(axis=0) + sum(shares[i, c] * q[i] for i in range(len(q)))
+                mean = pool / ((labels == c).sum() + shares[:, c].sum())
+                centres[c] += head.rate * (mean - centres[c])
+    return shares
+
+
+@SHAPES
+@pytest.mark.parametrize("power", [0.5, 1])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_pt_map_equals_a_loop(counts, d, balanced, power):
+    support, labels, query = episode(counts, d)
+    support[:, 0] *= -1
+    head = PTMAPHead(balanced=balanced, power=power, epochs=4, rate=0.3, sharpness=2.0, rounds=300, temperature=1.0)
+    proba = head.fit(support, labels).predict_proba(query)
+    np.testing.assert_allclose(proba, naive_pt_map(head, support, labels, query, balanced=balanced), atol=1e-7)
+
+
+@SHAPES
+def test_pt_maps_few_rounds_are_enough_for_equal_amounts(counts, d):
+    support, labels, query = episode(counts, d)
+    proba = PTMAPHead(balanced=True, temperature=1.0).fit(support, labels).predict_proba(query)
+    np.testing.assert_allclose(proba.sum(axis=0), 24 / len(counts), rtol=0.01)
+
+
+def test_pt_map_of_two_points_in_closed_form():
+    # Centred, all are at -1 and 1 of one axis. Sure shares leave centres there, and squared distances are 0 and 4.
+    X, queries = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 3.0]]
+    for balanced in (False, True):
+        head = PTMAPHead(balanced=balanced, power=1, sharpness=100.0, temperature=100.0).fit(X, [0, 1])
+        np.testing.assert_allclose(head._scores(queries).numpy() @ [1, -1], [4, -4], atol=1e-9)
+    # Two queries that are both nearer to the second class.
+    queries = [[1.0, 2.0], [0.0, 3.0]]
+    assert PTMAPHead().fit(X, [0, 1]).predict(queries).tolist() == [1, 1]
+    assert PTMAPHead(balanced=True).fit(X, [0, 1]).predict(queries).tolist() == [0, 1]
+
+
+def test_pt_map_makes_no_use_of_a_balance_that_cannot_be():
+    support, labels, query = episode((2, 2, 2), 20)
+    expected = PTMAPHead().fit(support, labels).predict_proba(query[:2])
+    np.testing.assert_array_equal(PTMAPHead(balanced=True).fit(support, labels).predict_proba(query[:2]), expected)
+
+
+def test_declared_balance_helps_where_it_is_true_and_only_there():
+    right = {(declared, true): [] for declared in (False, True) for true in (False, True)}
+    for seed in range(10):
+        support, labels, query = episode((1,) * 5, 40, seed, n_query=75, noise=1.2)
+        truth = np.arange(75) % 5
+        for declared, true in right:
+            kept = np.arange(75) if true else np.flatnonzero((truth < 2) | (np.arange(75) < 10))
+            found = answers(PTMAPHead(balanced=declared), support, labels, query[kept]).argmax(axis=1)
+            right[declared, true].append((found == truth[kept]).mean())
+    mean = {key: np.mean(value) for key, value in right.items()}
+    assert mean[True, True] >= mean[False, True]
+    assert mean[False, False] > mean[True, False] + 0.1
+
+
 @pytest.mark.parametrize(
     ("head", "word"),
     [
@@ -508,6 +590,9 @@ def test_self_training_survives_a_vanishing_penalty(dtype, d):
         (LaplacianShotHead(laplacian_weight=0), "laplacian_weight="),
         (LaplacianShotHead(temperature=0), "temperature="),
         (TIMHead(steps=0), "steps="),
+        (PTMAPHead(balanced="yes"), "balanced='yes'"),
+        (PTMAPHead(rate=1.5), "rate=1.5: needs a number of at most 1"),
+        *((PTMAPHead(**{name: 0}), name) for name in PTMAPHead().get_params()),
         (SelfTrainingHead(steps=0), "steps="),
         (SelfTrainingHead(cluster_steps=1.5), "cluster_steps="),
         *((SelfTrainingHead(**{name: -1}), name) for name in SelfTrainingHead().get_params() if "steps" not in name),

@@ -16,6 +16,7 @@ from fewshot.heads.gda import GDAHead
 from fewshot.heads.knn import KNNHead
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
+from fewshot.heads.pt_map import PTMAPHead
 from fewshot.heads.ridge import RidgeHead
 from fewshot.heads.tim import TIMHead
 
@@ -28,6 +29,7 @@ VARIANTS = [
     GDAHead(normalize=False),
     KNNHead(k=1),
     TIMHead(alpha_divergence=5.0),
+    PTMAPHead(balanced=True),
 ]
 TRANSDUCTIVE = [head for head in VARIANTS if isinstance(head, TransductiveHead)]
 INDUCTIVE = [head for head in VARIANTS if not isinstance(head, TransductiveHead)]
