@@ -424,6 +424,8 @@ def naive_self_training(head, support, labels, query):
     """Self-training, with scikit-learn's ridge and sample weights: (n_query, n_way) scores."""
     s, q, n_way = unit(support), unit(query), labels.max() + 1
     trust = (len(q) - 1) / (len(q) - 1 + head.half_trust * n_way)
+    middle = trust * s.mean(axis=0)
+    s, q = unit(s - middle), unit(q - middle)
     sums = [s[labels == c].sum(axis=0) for c in range(n_way)]
     prototypes, frequency = sums, np.ones(n_way)
     for _ in range(head.cluster_steps + 1):

@@ -2,7 +2,7 @@
 
 Henry Scudder, "Probability of error of some adaptive pattern-recognition machines", 1965: a classifier labels what is
 unlabelled and learns from its own labels. With soft labels and classes free to have any share, nothing here takes the
-queries to be balanced. On features of length 1:
+queries to be balanced. On features of length 1, centred with the mean of the support and scaled to length 1 again:
 
 1. Soft k-means (Mengye Ren et al., 2018, arXiv:1803.00676) shares the queries among the classes: p = softmax(cos /
    temperature + prior log(mean p)), where the mean over the queries is how frequent each class seems to be, and a
@@ -22,11 +22,11 @@ sqrt(w) (X - x), its answers are y + (X - x) P (Y - y) with either of
 where only Y changes from step to step: P is found once.
 
 **Few queries, or queries of few classes.** What the other queries tell of one grows with their number. Everything that
-comes from them (what they weigh in soft k-means and in the ridge, the prior, soft k-means' part of the start) is
-multiplied by a trust of m / (m + half_trust N), where m is the number of *other* queries and N that of classes. A query
-by itself is answered exactly as by ``RidgeHead(alpha=alpha)``. Features are not centred with the queries' mean: that is
-worth as much as it is often said to be with balanced queries only, and where all are of one class it takes away what
-they have in common, which is their class.
+is not the ridge on the support (the centring, what queries weigh in soft k-means and in the ridge, the prior, soft
+k-means' part of the start) is multiplied by a trust of m / (m + half_trust N), where m is the number of *other* queries
+and N that of classes. A query by itself is answered exactly as by ``RidgeHead(alpha=alpha)``. The centre is the mean of
+the support, not of the queries: where all of them are of one class, theirs is what that class looks like, and taking it
+away costs most of the answers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class SelfTrainingHead(TransductiveHead):
     Args:
         alpha: strength of the ridge's penalty.
         query_weight: weight of a query in the ridge, where a support feature's is 1.
-        steps: at most so many times the ridge learns from its answers; K + 1 times with K images in the smallest class.
+        steps: at most so many times the ridge learns from its answers; K + 1 times with K images in the smallest class,
+            where each of its augmented views counts as an image.
         guess_temperature: divides the ridge's scores where they become beliefs to learn from.
         cluster_steps: steps of soft k-means.
         cluster_temperature: divides cosines there.
@@ -70,10 +71,10 @@ class SelfTrainingHead(TransductiveHead):
         steps: int = 5,
         guess_temperature: float = 0.3,
         cluster_steps: int = 10,
-        cluster_temperature: float = 0.07,
+        cluster_temperature: float = 0.15,
         prior: float = 0.5,
-        half_trust: float = 4.0,
-        temperature: float = 0.3,
+        half_trust: float = 6.0,
+        temperature: float = 0.35,
     ) -> None:
         self.alpha = alpha
         self.query_weight = query_weight
@@ -95,8 +96,9 @@ class SelfTrainingHead(TransductiveHead):
     def _label_jointly(self, support: Tensor, member: Tensor, query: Tensor) -> Tensor:
         n_support, n_others, n_way = support.shape[-2], query.shape[-2] - 1, member.shape[-1]
         trust = n_others / (n_others + self.half_trust * n_way)
-        support, query = l2_normalise(support), l2_normalise(query)
-        features = torch.cat([support, query], dim=-2)
+        features = l2_normalise(torch.cat([support, query], dim=-2))
+        features = _unit(features - trust * features[..., :n_support, :].mean(dim=-2, keepdim=True))
+        support, query = features[..., :n_support, :], features[..., n_support:, :]
         shots = member.sum(dim=-2).amin(dim=-1)[..., None, None]
         clustered = self._soft_kmeans(member.mT @ support, query, trust)
         belief = torch.lerp(self._alone(support, member, query), clustered, trust / shots)
