@@ -92,6 +92,8 @@ def write(folder: Path, kind: str, head: object) -> None:
     weights = folder / "model.safetensors"
     (folder / "model.safetensors.gz").write_bytes(gzip.compress(weights.read_bytes(), 9, mtime=0))
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+    weights = folder / "model.safetensors"
+    (folder / "model.safetensors.gz").write_bytes(gzip.compress(weights.read_bytes(), 9, mtime=0))
     weights.unlink()
 
 

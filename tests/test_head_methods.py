@@ -6,7 +6,7 @@ import torch
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
@@ -21,7 +21,9 @@ from fewshot.heads.knn import KNNHead
 from fewshot.heads.laplacian_shot import LaplacianShotHead
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
+from fewshot.heads.pt_map import PTMAPHead
 from fewshot.heads.ridge import RidgeHead
+from fewshot.heads.self_training import SelfTrainingHead
 from fewshot.heads.soft_kmeans import SoftKMeansHead
 from fewshot.heads.svm import SVMHead
 from fewshot.heads.tim import TIMHead
@@ -39,6 +41,9 @@ HEADS = [
     LaplacianShotHead(k=1),
     TIMHead(alpha_divergence=5.0),
     TIMHead(alpha_divergence=0.5),
+    PTMAPHead(balanced=True),
+    PTMAPHead(power=1),
+    PTMAPHead(power=1, balanced=True),
 ]
 ISOMETRIC = [head for head in HEADS if head.isometric]
 every_head = pytest.mark.parametrize("head", HEADS, ids=str)
@@ -70,8 +75,10 @@ SHAPES = pytest.mark.parametrize(
 )
 
 
-def test_every_head_of_this_package_is_isometric():
-    assert ISOMETRIC == HEADS
+def test_every_head_of_this_package_is_isometric_but_where_a_power_is_taken_of_each_number():
+    assert [head for head in HEADS if head not in ISOMETRIC] == [
+        head for head in HEADS if isinstance(head, PTMAPHead) and head.power != 1
+    ]
     kinds = {type(head) for head in ISOMETRIC}
     assert {PrototypicalHead, LinearProbe, RidgeHead, GDAHead, KNNHead, TIMHead, BDCSPNHead} < kinds
 
@@ -135,7 +142,17 @@ def test_degenerate_episodes_give_probabilities(head, supports, dtype):
 
 
 @pytest.mark.parametrize(
-    "head", [SoftKMeansHead(), BDCSPNHead(), LaplacianShotHead(), TIMHead(), AlphaTIMHead()], ids=str
+    "head",
+    [
+        SoftKMeansHead(),
+        BDCSPNHead(),
+        LaplacianShotHead(),
+        TIMHead(),
+        AlphaTIMHead(),
+        SelfTrainingHead(),
+        PTMAPHead(),
+    ],
+    ids=str,
 )
 def test_joint_labelling_helps_where_queries_show_what_one_support_image_hides(head):
     # Ten episodes, one support image per class far from its class's centre: prototypes of the support alone mislead.
@@ -622,6 +639,160 @@ def test_alpha_tim_keeps_queries_that_are_mostly_of_one_class_together():
     assert right[AlphaTIMHead] > right[TIMHead] + 0.02
 
 
+def naive_self_training(head, support, labels, query):
+    """Self-training, with scikit-learn's ridge and sample weights: (n_query, n_way) scores."""
+    s, q, n_way = unit(support), unit(query), labels.max() + 1
+    trust = (len(q) - 1) / (len(q) - 1 + head.half_trust * n_way)
+    middle = trust * s.mean(axis=0)
+    s, q = unit(s - middle), unit(q - middle)
+    sums = [s[labels == c].sum(axis=0) for c in range(n_way)]
+    prototypes, frequency = sums, np.ones(n_way)
+    for _ in range(head.cluster_steps + 1):
+        cosine = np.array([[x @ unit(p) for p in prototypes] for x in q])
+        p = softmax(cosine / head.cluster_temperature + head.prior * trust * np.log(frequency), axis=1)
+        prototypes = [total + trust * sum(p[i, c] * q[i] for i in range(len(q))) for c, total in enumerate(sums)]
+        frequency = p.mean(axis=0)
+    known = 2 * np.eye(n_way)[labels] - 1
+    alone = softmax(Ridge(alpha=head.alpha).fit(s, known).predict(q) / head.guess_temperature, axis=1)
+    shots = np.bincount(labels).min()
+    belief = trust / shots * p + (1 - trust / shots) * alone
+    weights = np.repeat([1, head.query_weight * trust], [len(s), len(q)])
+    for _ in range(min(shots + 1, head.steps)):
+        ridge = Ridge(alpha=head.alpha).fit(
+            np.vstack([s, q]), np.vstack([known, 2 * belief - 1]), sample_weight=weights
+        )
+        scores = ridge.predict(q)
+        belief = softmax(scores / head.guess_temperature, axis=1)
+    return scores
+
+
+@SHAPES
+@pytest.mark.parametrize("prior", [0, 0.5])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_self_training_equals_a_loop_with_scikit_learns_ridge(counts, d, steps, prior):
+    support, labels, query = episode(counts, d)
+    head = SelfTrainingHead(steps=steps, prior=prior, alpha=0.3, query_weight=0.7, half_trust=1.0, temperature=0.5)
+    expected = naive_self_training(head, support, labels, query)
+    np.testing.assert_allclose(head.fit(support, labels)._scores(query).numpy() * 0.5, expected, atol=1e-9)
+
+
+def test_self_training_takes_the_steps_of_each_episodes_own_smallest_class():
+    episodes = [episode(counts, 30, seed) for seed, counts in enumerate([(4, 1, 1), (1, 2, 3), (2, 2, 2), (2, 3, 1)])]
+    together = answers(SelfTrainingHead(), *(np.stack(parts) for parts in zip(*episodes, strict=True)))
+    for (support, labels, query), found in zip(episodes, together, strict=True):
+        expected = naive_self_training(SelfTrainingHead(), support, labels, query)
+        np.testing.assert_allclose(found, softmax(expected / SelfTrainingHead().temperature, axis=1), atol=1e-9)
+
+
+@SHAPES
+def test_self_training_answers_a_query_by_itself_as_the_ridge_does(counts, d):
+    support, labels, query = episode(counts, d)
+    ridge = RidgeHead(alpha=0.1, temperature=0.3).fit(support, labels).predict_proba(query)
+    head = SelfTrainingHead(temperature=0.3).fit(support, labels)
+    for x, expected in zip(query, ridge, strict=True):
+        np.testing.assert_allclose(head.predict_proba(x[None])[0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("queries", [(1, 1), (1,) * 5, (2,) * 5, (3,), (20,), (10, 10), (50, 20, 5)], ids=str)
+def test_self_training_is_never_much_worse_than_the_ridge_with_few_queries_or_of_few_classes(queries, shots):
+    right, alone = [], []
+    for seed in range(40):
+        support, labels, query = episode(
+            (shots,) * 5, 40, seed, n_query=5 * max(queries), noise=1.2 + 0.15 * (shots - 1)
+        )
+        truth = np.arange(len(query)) % 5
+        chosen = np.concatenate([np.flatnonzero(truth == c)[:n] for c, n in enumerate(queries)])
+        for head, kept in ((SelfTrainingHead(), right), (RidgeHead(alpha=0.1), alone)):
+            kept.append((answers(head, support, labels, query[chosen]).argmax(axis=1) == truth[chosen]).mean())
+    assert np.mean(right) > np.mean(alone) - 0.03
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [5, 60])
+def test_self_training_survives_a_vanishing_penalty(dtype, d):
+    support, labels, query = episode((2, 2, 2), d)
+    query[1] = query[0]
+    proba = answers(SelfTrainingHead(alpha=1e-300), support.astype(dtype), labels, query.astype(dtype))
+    assert np.isfinite(proba).all()
+
+
+def naive_pt_map(head, support, labels, query, *, balanced):
+    """PT-MAP with a matrix of shares, scaled until it is a transport: (n_query, n_way) shares."""
+    n_way = labels.max() + 1
+    s, q = (unit(np.sign(x) * np.abs(x) ** head.power) for x in (support, query))
+    s, q = unit(s - s.mean(axis=0)), unit(q - (q if balanced else s).mean(axis=0))
+    centres = np.array([s[labels == c].mean(axis=0) for c in range(n_way)])
+    frequency = np.ones(n_way)
+    for epoch in range(head.epochs + 1):
+        distances = np.array([[((x - centre) ** 2).sum() for centre in centres] for x in q])
+        shares = np.exp(-head.sharpness * distances)
+        if balanced:
+            for _ in range(1000):
+                shares = shares / shares.sum(axis=0) * (len(q) / n_way)
+                shares = shares / shares.sum(axis=1, keepdims=True)
+        else:
+            shares = shares * np.sqrt(frequency)
+            shares = shares / shares.sum(axis=1, keepdims=True)
+            frequency = shares.mean(axis=0)
+        if epoch < head.epochs:
+            for c in range(n_way):
+                pool = s[labels == c].sum(axis=0) + sum(shares[i, c] * q[i] for i in range(len(q)))
+                mean = pool / ((labels == c).sum() + shares[:, c].sum())
+                centres[c] += head.rate * (mean - centres[c])
+    return shares
+
+
+@SHAPES
+@pytest.mark.parametrize("power", [0.5, 1])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_pt_map_equals_a_loop(counts, d, balanced, power):
+    support, labels, query = episode(counts, d)
+    support[:, 0] *= -1
+    head = PTMAPHead(balanced=balanced, power=power, epochs=4, rate=0.3, sharpness=2.0, rounds=300, temperature=1.0)
+    proba = head.fit(support, labels).predict_proba(query)
+    np.testing.assert_allclose(proba, naive_pt_map(head, support, labels, query, balanced=balanced), atol=1e-7)
+
+
+@SHAPES
+def test_pt_maps_few_rounds_are_enough_for_equal_amounts(counts, d):
+    support, labels, query = episode(counts, d)
+    proba = PTMAPHead(balanced=True, temperature=1.0).fit(support, labels).predict_proba(query)
+    np.testing.assert_allclose(proba.sum(axis=0), 24 / len(counts), rtol=0.01)
+
+
+def test_pt_map_of_two_points_in_closed_form():
+    # Centred, all are at -1 and 1 of one axis. Sure shares leave centres there, and squared distances are 0 and 4.
+    X, queries = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 3.0]]
+    for balanced in (False, True):
+        head = PTMAPHead(balanced=balanced, power=1, sharpness=100.0, temperature=100.0).fit(X, [0, 1])
+        np.testing.assert_allclose(head._scores(queries).numpy() @ [1, -1], [4, -4], atol=1e-9)
+    # Two queries that are both nearer to the second class.
+    queries = [[1.0, 2.0], [0.0, 3.0]]
+    assert PTMAPHead().fit(X, [0, 1]).predict(queries).tolist() == [1, 1]
+    assert PTMAPHead(balanced=True).fit(X, [0, 1]).predict(queries).tolist() == [0, 1]
+
+
+def test_pt_map_makes_no_use_of_a_balance_that_cannot_be():
+    support, labels, query = episode((2, 2, 2), 20)
+    expected = PTMAPHead().fit(support, labels).predict_proba(query[:2])
+    np.testing.assert_array_equal(PTMAPHead(balanced=True).fit(support, labels).predict_proba(query[:2]), expected)
+
+
+def test_declared_balance_helps_where_it_is_true_and_only_there():
+    right = {(declared, true): [] for declared in (False, True) for true in (False, True)}
+    for seed in range(10):
+        support, labels, query = episode((1,) * 5, 40, seed, n_query=75, noise=1.2)
+        truth = np.arange(75) % 5
+        for declared, true in right:
+            kept = np.arange(75) if true else np.flatnonzero((truth < 2) | (np.arange(75) < 10))
+            found = answers(PTMAPHead(balanced=declared), support, labels, query[kept]).argmax(axis=1)
+            right[declared, true].append((found == truth[kept]).mean())
+    mean = {key: np.mean(value) for key, value in right.items()}
+    assert mean[True, True] >= mean[False, True]
+    assert mean[False, False] > mean[True, False] + 0.1
+
+
 @pytest.mark.parametrize(
     ("head", "word"),
     [
@@ -645,6 +816,14 @@ def test_alpha_tim_keeps_queries_that_are_mostly_of_one_class_together():
         (TIMHead(steps=0), "steps="),
         (AlphaTIMHead(steps=0), "steps="),
         *((AlphaTIMHead(**{name: -1}), name) for name in AlphaTIMHead().get_params() if name != "steps"),
+
+
+        (PTMAPHead(balanced="yes"), "balanced='yes'"),
+        (PTMAPHead(rate=1.5), "rate=1.5: needs a number of at most 1"),
+        *((PTMAPHead(**{name: 0}), name) for name in PTMAPHead().get_params()),
+        (SelfTrainingHead(steps=0), "steps="),
+        (SelfTrainingHead(cluster_steps=1.5), "cluster_steps="),
+        *((SelfTrainingHead(**{name: -1}), name) for name in SelfTrainingHead().get_params() if "steps" not in name),
         *((TIMHead(**{name: -1}), name) for name in TIMHead().get_params() if name != "steps"),
     ],
 )

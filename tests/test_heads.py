@@ -17,6 +17,7 @@ from fewshot.heads.gda import GDAHead
 from fewshot.heads.knn import KNNHead
 from fewshot.heads.linear_probe import LinearProbe
 from fewshot.heads.prototypical import PrototypicalHead
+from fewshot.heads.pt_map import PTMAPHead
 from fewshot.heads.ridge import RidgeHead
 from fewshot.heads.svm import SVMHead
 from fewshot.heads.tim import TIMHead
@@ -32,6 +33,7 @@ VARIANTS = [
     KNNHead(k=1),
     EnsembleHead(members=("knn", RidgeHead(alpha=0.1)), weights=(1, 2.5)),
     TIMHead(alpha_divergence=5.0),
+    PTMAPHead(balanced=True),
 ]
 TRANSDUCTIVE = [head for head in VARIANTS if isinstance(head, TransductiveHead)]
 INDUCTIVE = [head for head in VARIANTS if not isinstance(head, TransductiveHead)]

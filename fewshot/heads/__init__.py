@@ -24,6 +24,8 @@ HEADS = NameTable(
         "alpha-tim": "fewshot.heads.alpha_tim:AlphaTIMHead",
         "laplacian-shot": "fewshot.heads.laplacian_shot:LaplacianShotHead",
         "bd-cspn": "fewshot.heads.bd_cspn:BDCSPNHead",
+        "self-training": "fewshot.heads.self_training:SelfTrainingHead",
+        "pt-map": "fewshot.heads.pt_map:PTMAPHead",
         # Heads that need pixels: they train a network, or a part of one.
         "fine-tune": "fewshot.finetune.strategies:FineTune",
         "simple-cnn": "fewshot.finetune.simple_cnn:SimpleCNNHead",
