@@ -5,7 +5,7 @@ Budgets", 2022, arXiv:2202.02794 (TypiClust): with few labels a classifier's dou
 doubts most, teach least. The images are therefore clustered, into as many clusters as there will be labels; from each
 of the largest clusters that have no label yet the most typical image is taken, the one with the nearest neighbours.
 
-With about two labels per class the doubts begin to mean something: margin sampling (Tobias Scheffer, Christian
+With one or two labels per class the doubts begin to mean something: margin sampling (Tobias Scheffer, Christian
 Decomain and Stefan Wrobel, "Active Hidden Markov Models for Information Extraction", 2001) takes the images whose two
 most probable classes are closest. Asked for several at once it would take near-copies, so that, as in Viraj Prabhu et
 al., "Active Domain Adaptation via Clustering Uncertainty-weighted Embeddings", 2021, arXiv:2010.08666 (CLUE), images
@@ -25,7 +25,7 @@ from fewshot.errors import InvalidInputError
 from fewshot.heads.base import check_count
 from fewshot.heads.linear_probe import LinearProbe
 
-LABELS_PER_CLASS = 2
+LABELS_PER_CLASS = 1.5
 """From so many on, on average over the classes seen so far, uncertain images are worth more than typical ones."""
 _NEIGHBOURS = 20
 _MAX_CLUSTERS = 500

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from fewshot.errors import InvalidInputError
-from fewshot.suggestions import LABELS_PER_CLASS, suggest
+from fewshot.suggestions import suggest
 
 
 def clusters(sizes, n_features=16, spread=0.4, seed=0):
@@ -47,7 +47,7 @@ def test_with_enough_labels_the_uncertain_images_are_wanted():
 def test_uncertain_images_that_are_wanted_together_are_not_copies_of_each_other():
     rng = np.random.default_rng(0)
     features, labels = clusters([40, 40, 40], spread=1.5)
-    known = np.concatenate([np.flatnonzero(labels == c)[:LABELS_PER_CLASS] for c in range(3)])
+    known = np.concatenate([np.flatnonzero(labels == c)[:2] for c in range(3)])
     fitted = LogisticRegression(C=10).fit(features[known], labels[known])
     doubtful = np.argmin(np.ptp(np.sort(fitted.predict_proba(features), axis=1)[:, 1:], axis=1))
     copies = features[doubtful] + 1e-6 * rng.random((20, features.shape[1]))
