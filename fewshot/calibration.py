@@ -6,12 +6,12 @@ was not fitted on. Which class wins stays the same. A few-shot task has no such 
 evidence are joined here:
 
 - Prior: how far a fitted head separates its own support. With m the mean margin there (the true class's logit less
-  the largest other one), T0 = 0.13 m. One number for every head, because T and m scale alike: it was fitted on
-  features of other data sets, see ``benchmarks/temperature.py``.
+  the largest other one), T0 = 0.15 m. One number for every head, because T and m scale alike: it was fitted on
+  nine data sets with two heads at 1, 2 and 5 images per class, where it hardly differed.
 - Held-out answers (see :mod:`fewshot.held_out`), with two or more images of a class. Their heads have fewer images
   than the one at hand and separate them differently, so what is learned from them is the ratio c = T / m.
 
-With a log-normal prior of spread s around c0 = 0.13, the temperature is m times the maximum a posteriori
+With a log-normal prior of spread s around c0 = 0.15, the temperature is m times the maximum a posteriori
 
     c = argmin  sum_i -log softmax(logits_i / (c m_i))[y_i]  +  (log c - log c0)^2 / (2 s^2)
 
@@ -31,7 +31,7 @@ from scipy.special import logsumexp
 from fewshot.heads.base import Head, TransductiveHead
 from fewshot.held_out import HeldOut, as_support, held_out, margins
 
-MARGIN_SHARE = 0.13
+MARGIN_SHARE = 0.15
 """Temperature over mean training margin, where nothing else is known."""
 SPREAD = 0.3
 """Standard deviation of the log of that ratio, over tasks."""
