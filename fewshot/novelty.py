@@ -33,8 +33,8 @@ from fewshot.heads.base import check_positive
 # Of scores of known images, over data sets: their standard deviation, and how many images' worth it is known.
 _DEVIATION = 0.13
 _IMAGES_WORTH = 6.0
-# The same for the mean that views predict: it is as uncertain as the mean of so many images.
-_VIEWS_WORTH = 1.0
+# The mean that views predict is known no better than if half an image had been seen.
+_VIEWS_WORTH = 0.5
 _SHRINKAGE = 2.0
 
 
@@ -63,7 +63,7 @@ class NoveltyDetector:
     centre_: NDArray[np.float64]
     scales_: NDArray[np.float64]
 
-    def __init__(self, rejection_rate: float = 0.05, view_ratio: float = 2.0) -> None:
+    def __init__(self, rejection_rate: float = 0.05, view_ratio: float = 1.8) -> None:
         self.rejection_rate = rejection_rate
         self.view_ratio = view_ratio
 

@@ -114,7 +114,9 @@ def test_the_threshold_is_the_predictive_quantile(counts, with_views, rate):
         centred = [[unit(unit(v) - detector.centre_) for v in image] for image in views]
         pairs = [np.sum((a[i] - a[j]) ** 2) for a in centred for i in range(4) for j in range(i)]
         prior = 2.5 * np.sqrt(np.mean(pairs))
-    tail = predictive_tail(detector.threshold_, scores, sum(n - 1 for n in counts), prior, float(with_views))
+    tail = predictive_tail(
+        detector.threshold_, scores, sum(n - 1 for n in counts), prior, novelty._VIEWS_WORTH * with_views
+    )
     assert tail == pytest.approx(rate, rel=1e-3)
 
 
