@@ -10,6 +10,7 @@ from fewshot.names import NameTable
 HEADS = NameTable(
     "head",
     {
+        "auto": "fewshot.heads.auto:AutoHead",
         "prototypical": "fewshot.heads.prototypical:PrototypicalHead",
         "linear-probe": "fewshot.heads.linear_probe:LinearProbe",
         "ridge": "fewshot.heads.ridge:RidgeHead",
