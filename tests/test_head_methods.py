@@ -207,6 +207,17 @@ def test_svm_is_scikit_learns(counts, d, C):
     np.testing.assert_allclose(ours[:, -1], raw if len(counts) == 2 else raw[:, -1], atol=1e-5)
 
 
+@SHAPES
+@pytest.mark.parametrize("C", [0.01, 1.0, 300.0])
+def test_svms_conjugate_gradients_give_what_its_factors_give(counts, d, C, monkeypatch):
+    support, labels, query = episode(counts, d)
+    direct = SVMHead(C=C).fit(support, labels)._scores(query)
+    monkeypatch.setattr("fewshot.heads.svm._NARROW", 0)
+    torch.testing.assert_close(SVMHead(C=C).fit(support, labels)._scores(query), direct, rtol=1e-8, atol=1e-8)
+    single = answers(SVMHead(C=C), support.astype(np.float32), labels, query.astype(np.float32))
+    np.testing.assert_allclose(single, torch.softmax(direct, -1), atol=1e-4)
+
+
 @pytest.mark.parametrize("n_way", [2, 4])
 def test_the_gradient_of_the_svms_objective_vanishes_also_where_classes_overlap(n_way):
     support, labels, _ = episode((40,) * n_way, 8, noise=3.0)

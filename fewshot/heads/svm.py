@@ -17,7 +17,8 @@ that fall short are the set A, Newton's step leads to the ridge regression on A 
 and v is the minimum as soon as A stays the same: after finitely many steps if each is shortened until the objective
 falls (S. Sathiya Keerthi and Dennis DeCoste, "A Modified Finite Newton Method for Fast Solution of Large Scale Linear
 SVMs", 2005). Few are needed. They start at the ridge regression on all rows, which is the minimum where C is small. The
-minimum lies in the span of the support, whose orthonormal basis keeps the systems no wider than there are samples.
+minimum lies in the span of the support, whose orthonormal basis keeps the systems no wider than there are samples. Wide
+ones are solved by conjugate gradients, with the factor that the start needed as the preconditioner of all classes.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ _MAX_STEPS = 500
 _MAX_C = 10
 # Of the squared Newton decrement against the objective: errors in scores are at most about its root.
 _TOLERANCE = {torch.float64: 1e-18, torch.float32: 1e-10}
+_NARROW = 128
+"""Systems up to so wide are solved one by one; wider ones by conjugate gradients that need only one factor."""
 _NUMBERS = 1 << 24
 """Classes are solved together as far as they hold about so many numbers: memory does not grow with their count."""
 
@@ -94,8 +97,8 @@ _NUMBERS = 1 << 24
 def _by_class(features: Tensor, targets: Tensor, C: float) -> tuple[Tensor, Tensor]:
     """Minimise for (*batch, n, d) features, (*batch, K, n) targets: weights (*batch, K, d), biases (*batch, K)."""
     rows = torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)
-    # Each class's own choice of rows is the largest thing held: there are hardly more columns than rows.
-    together = max(1, _NUMBERS // rows.numel())
+    # A narrow system holds each class's own choice of rows, which is the largest thing there is.
+    together = targets.shape[-2] if rows.shape[-1] > _NARROW else max(1, _NUMBERS // rows.numel())
     parts = [targets[..., first : first + together, :] for first in range(0, targets.shape[-2], together)]
     found = torch.cat([_newton(rows, part, C) for part in parts], dim=-2)
     return found[..., :-1], found[..., -1]
@@ -103,11 +106,16 @@ def _by_class(features: Tensor, targets: Tensor, C: float) -> tuple[Tensor, Tens
 
 def _newton(rows: Tensor, targets: Tensor, C: float) -> Tensor:
     """Minimise for (*batch, n, m) rows and (*batch, K, n) targets of +-1: (*batch, K, m)."""
-    parameters = _ridge(rows, targets, torch.ones_like(targets[..., :1, :]), C)
+    factor = _factor(rows.mT @ rows, C)
+    parameters = torch.cholesky_solve((targets @ rows).mT, factor).mT
     scores = parameters @ rows.mT
     value, short = _objective(scores, targets, parameters, C)
     for _ in range(_MAX_STEPS):
-        step = _ridge(rows, targets, (short > 0).to(rows.dtype), C) - parameters
+        active = (short > 0).to(rows.dtype)
+        if rows.shape[-1] <= _NARROW:
+            step = _solve(rows, targets, active, C) - parameters
+        else:
+            step = _conjugate_gradients(rows, active, (active * targets * short) @ rows, parameters, factor, C)
         along = step @ rows.mT
         # The gradient along the step, from the objective's definition.
         slope = (parameters * step).sum(dim=-1) - 2 * C * (short * targets * along).sum(dim=-1)
@@ -137,16 +145,53 @@ def _newton(rows: Tensor, targets: Tensor, C: float) -> Tensor:
     return parameters
 
 
-def _ridge(rows: Tensor, targets: Tensor, active: Tensor, C: float) -> Tensor:
-    """Ridge regression on the rows that (*batch, K or 1, n) ``active`` names by 1: (*batch, K, m)."""
-    chosen = active.unsqueeze(-1) * rows.unsqueeze(-3)
-    gram = chosen.mT @ rows.unsqueeze(-3)
-    # A penalty below the rounding of the matrix would be lost in it, and leave it without a Cholesky factor.
-    number = torch.finfo(rows.dtype)
+def _factor(gram: Tensor, C: float) -> Tensor:
+    """Cholesky factor of gram + I / (2 C), for (*batch, m, m) positive semidefinite matrices."""
+    # A penalty below the rounding of the matrix would be lost in it, and leave it without a factor.
+    number = torch.finfo(gram.dtype)
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(dim=-1, keepdim=True)
     diagonal = (number.eps * trace + 1 / (2 * C)).clamp_min(number.tiny).expand(gram.shape[:-1])
-    factor = torch.linalg.cholesky(gram + torch.diag_embed(diagonal))
-    return torch.cholesky_solve(((active * targets) @ rows).unsqueeze(-1), factor).squeeze(-1)
+    factor: Tensor = torch.linalg.cholesky(gram + torch.diag_embed(diagonal))
+    return factor
+
+
+def _solve(rows: Tensor, targets: Tensor, active: Tensor, C: float) -> Tensor:
+    """Ridge regression on the rows that (*batch, K, n) ``active`` names by 1: (*batch, K, m)."""
+    gram = (active.unsqueeze(-1) * rows.unsqueeze(-3)).mT @ rows.unsqueeze(-3)
+    right = ((active * targets) @ rows).unsqueeze(-1)
+    return torch.cholesky_solve(right, _factor(gram, C)).squeeze(-1)
+
+
+def _conjugate_gradients(
+    rows: Tensor, active: Tensor, pull: Tensor, parameters: Tensor, factor: Tensor, C: float
+) -> Tensor:
+    """The same less ``parameters``, without a system per class, where these would be wide.
+
+    Args:
+        rows: (*batch, n, m).
+        active: (*batch, K, n).
+        pull: (*batch, K, m) sum over active rows of target times shortfall.
+        parameters: (*batch, K, m).
+        factor: (*batch, m, m) of the system with all rows, which preconditions all classes' systems.
+        C: of the objective.
+    """
+    residual = pull - parameters / (2 * C)
+    solution, tiny = torch.zeros_like(residual), torch.finfo(rows.dtype).tiny
+    eased = torch.cholesky_solve(residual.mT, factor).mT
+    direction, power = eased, (residual * eased).sum(dim=-1, keepdim=True)
+    target = power * _TOLERANCE[rows.dtype]
+    for _ in range(10 * rows.shape[-1]):
+        if bool((power <= target).all()):
+            break
+        image = (active * (direction @ rows.mT)) @ rows + direction / (2 * C)
+        length = torch.where(
+            power <= target, 0.0, power / (direction * image).sum(dim=-1, keepdim=True).clamp_min(tiny)
+        )
+        solution, residual = solution + length * direction, residual - length * image
+        eased = torch.cholesky_solve(residual.mT, factor).mT
+        fresh = torch.where(power <= target, power, (residual * eased).sum(dim=-1, keepdim=True))
+        direction, power = eased + fresh / power.clamp_min(tiny) * direction, fresh
+    return solution
 
 
 def _objective(scores: Tensor, targets: Tensor, parameters: Tensor, C: float) -> tuple[Tensor, Tensor]:
