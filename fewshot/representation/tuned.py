@@ -47,9 +47,9 @@ from fewshot.views import FixedViews
 
 POSTERIOR_SHARE = 0.3
 """Of the familiar part: what the network's own classes count; the last features have the rest."""
-STAGE_SHARE = 0.3
+STAGE_SHARE = 0.1
 """In the unfamiliar part: what the early stage counts, where the last features count 1."""
-SURE, UNSURE = 2.8, 4.0
+SURE, UNSURE = 2.8, 4.4
 """Mean entropy, in nats, up to which images are familiar, and from which they are not."""
 _VERSION = 1
 
