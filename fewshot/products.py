@@ -83,7 +83,8 @@ class PlainProducts(Products):
 
     def lengths(self, rows: Tensor, weights: Tensor | None) -> Tensor:
         """See :class:`Products`."""
-        return self._norms[rows]
+        found: Tensor = self._norms[rows]
+        return found
 
     def units(self, rows: Tensor, columns: Tensor, weights: Tensor | None) -> Tensor:
         """See :class:`Products`."""

@@ -827,8 +827,6 @@ def test_declared_balance_helps_where_it_is_true_and_only_there():
         (TIMHead(steps=0), "steps="),
         (AlphaTIMHead(steps=0), "steps="),
         *((AlphaTIMHead(**{name: -1}), name) for name in AlphaTIMHead().get_params() if name != "steps"),
-
-
         (PTMAPHead(balanced="yes"), "balanced='yes'"),
         (PTMAPHead(rate=1.5), "rate=1.5: needs a number of at most 1"),
         *((PTMAPHead(**{name: 0}), name) for name in PTMAPHead().get_params()),
