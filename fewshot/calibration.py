@@ -39,7 +39,7 @@ SPREAD = 0.3
 _REACH = 6.0
 
 
-def support_temperature(head: Any, X: ArrayLike, y: ArrayLike) -> float:
+def support_temperature(head: Any, X: ArrayLike, y: ArrayLike, *, answers: HeldOut | None = None) -> float:
     """Find the number to divide a head's logits by, so that it is as sure as it is right.
 
     Args:
@@ -48,6 +48,7 @@ def support_temperature(head: Any, X: ArrayLike, y: ArrayLike) -> float:
         X: (n, d) features the head was fitted on, or (n, n_views, d) where every view is a sample with its image's
             label; the first view is the image itself.
         y: (n,) labels of the images.
+        answers: what :func:`~fewshot.held_out.held_out` gave for them, where it is known already.
 
     Returns:
         A temperature above 0; 1 where the head does not tell the support's own classes apart.
@@ -63,7 +64,7 @@ def support_temperature(head: Any, X: ArrayLike, y: ArrayLike) -> float:
         margin = float(margins(logits, torch.from_numpy(codes.astype(np.int64))).mean())
     if not np.isfinite(margin) or margin <= 0:
         return 1.0
-    return margin * margin_share(held_out(head, views, y))
+    return margin * margin_share(held_out(head, views, y) if answers is None else answers)
 
 
 def margin_share(evidence: HeldOut, *, prior: float = MARGIN_SHARE, spread: float = SPREAD) -> float:

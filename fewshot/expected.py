@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from fewshot.calibration import MARGIN_SHARE, log_loss
 from fewshot.errors import InvalidInputError
 from fewshot.heads.base import Head
-from fewshot.held_out import as_support, held_out
+from fewshot.held_out import HeldOut, as_support, held_out
 
 # Leads beyond it are not told apart: one answer in a thousand, of two classes.
 _MOST = 7.0
@@ -67,7 +67,9 @@ class ExpectedAccuracy(NamedTuple):
     high: float
 
 
-def gather_evidence(head: Head, X: ArrayLike, y: ArrayLike, views: ArrayLike | None = None) -> Evidence:
+def gather_evidence(
+    head: Head, X: ArrayLike, y: ArrayLike, views: ArrayLike | None = None, *, answers: HeldOut | None = None
+) -> Evidence:
     """Collect what the training images say about the accuracy of an inductive head.
 
     Args:
@@ -75,6 +77,7 @@ def gather_evidence(head: Head, X: ArrayLike, y: ArrayLike, views: ArrayLike | N
         X: (n, d) features, or (n, n_samples, d) where it is fitted on several of each image; the first is the image.
         y: (n,) labels.
         views: (n, n_views, d) features of at least two views of each image.
+        answers: what :func:`~fewshot.held_out.held_out` gave for the images, where it is known already.
 
     Raises:
         InvalidInputError: arrays that do not fit, or fewer than two classes.
@@ -82,7 +85,7 @@ def gather_evidence(head: Head, X: ArrayLike, y: ArrayLike, views: ArrayLike | N
     samples, codes, n_way = as_support(X, y)
     k_shot = len(codes) / n_way
     separation = None if views is None else _separation(samples[:, 0], codes, n_way, views)
-    answers = held_out(head, samples, codes)
+    answers = held_out(head, samples, codes) if answers is None else answers
     n_held = len(answers.labels)
     if not n_held:
         return Evidence(n_way, k_shot, separation)

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewshot.augment import Frame
+from fewshot.augment import AugmentationLike, Frame, Views, load_policy
+from fewshot.features import check_n_views
 
 _VERSION = 1
 _CLOSE = 0.8
@@ -53,6 +54,19 @@ class FixedViews:
         if index == 3:
             return _mirrored(_squashed(image, network.image_size))
         return network.preprocess(_middle(image))
+
+
+def views_of(augmentation: AugmentationLike | FixedViews, n_views: int) -> tuple[Views, int]:
+    """Resolve what is drawn of an image besides itself, and how often; of the fixed views there are as many as there are.
+
+    Raises:
+        UnknownNameError: no policy has this name.
+        InvalidInputError: ``n_views`` is below 1.
+    """
+    if isinstance(augmentation, FixedViews):
+        return augmentation, augmentation.n_views
+    policy = load_policy(augmentation)
+    return policy, check_n_views(n_views) if policy.has_views else 0
 
 
 def _mirrored(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

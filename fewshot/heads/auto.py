@@ -68,6 +68,7 @@ class AutoHead(Head):
     """
 
     isometric: ClassVar[bool] = True
+    calibrated: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -31,12 +31,15 @@ class Head(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[m
         isometric: whether the answers depend on inner products of features alone, so that any rotation of the
             features, and any space that keeps their inner products, gives the same answers. A benchmark then works
             in the few dimensions that an episode's support spans.
+        calibrated: whether its probabilities are as sure as they are right by themselves; those of other heads are
+            given a temperature by :mod:`fewshot.calibration`.
         classes_: (n_classes,) the labels, sorted; the order of probabilities.
         n_features_in_: width of the features it was fitted on.
         state_: what was learned.
     """
 
     isometric: ClassVar[bool] = False
+    calibrated: ClassVar[bool] = False
 
     @property
     def learns_from(self) -> str:

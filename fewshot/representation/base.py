@@ -21,6 +21,7 @@ from fewshot.backbones.base import Backbone, Network, Progress
 from fewshot.errors import ImageError
 from fewshot.images.reader import ImageLike
 from fewshot.store import FeatureStore
+from fewshot.views import FixedViews
 
 Weigh: TypeAlias = "Callable[[NDArray[np.float64]], dict[str, NDArray[np.float64]]]"
 """Maps (b,) mean entropies of sets of images, in nats, to (b,) shares of each part; a function of a module, so that it
@@ -133,7 +134,7 @@ class Representation(ABC):
         self,
         images: Iterable[ImageLike],
         *,
-        augmentation: AugmentationLike = None,
+        augmentation: AugmentationLike | FixedViews = None,
         n_views: int = 16,
         seed: int = 0,
         store: FeatureStore | None = None,
@@ -142,7 +143,8 @@ class Representation(ABC):
     ) -> Parts:
         """Compute the parts of images; arguments and errors are those of :func:`fewshot.features.extract_views`.
 
-        An augmented view is represented by itself alone, an image by all of its fixed views.
+        An augmented view is represented by itself alone, an image by all of its fixed views. With these in the place
+        of a policy, each of them besides the central one comes by itself, too.
         """
 
     def space(self, support: Parts) -> Space:

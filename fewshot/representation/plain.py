@@ -8,16 +8,16 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.augment import AugmentationLike, load_policy
+from fewshot.augment import AugmentationLike
 from fewshot.backbones.base import Backbone, Network, Progress, shifted
 from fewshot.errors import ImageError
-from fewshot.features import check_n_views, extract_views
+from fewshot.features import extract_with
 from fewshot.images.dataset import as_sources
 from fewshot.images.reader import ImageLike
 from fewshot.representation.base import Parts, Representation, even, unit
 from fewshot.representation.views import mean_over_views, pictures_of
 from fewshot.store import FeatureStore
-from fewshot.views import FixedViews
+from fewshot.views import FixedViews, views_of
 
 
 class PlainRepresentation(Representation):
@@ -40,7 +40,7 @@ class PlainRepresentation(Representation):
         self,
         images: Iterable[ImageLike],
         *,
-        augmentation: AugmentationLike = None,
+        augmentation: AugmentationLike | FixedViews = None,
         n_views: int = 16,
         seed: int = 0,
         store: FeatureStore | None = None,
@@ -48,15 +48,9 @@ class PlainRepresentation(Representation):
         errors: dict[int, ImageError] | None = None,
     ) -> Parts:
         """See :class:`Representation`."""
-        rows = extract_views(
-            self.backbone,
-            images,
-            augmentation=augmentation,
-            n_views=n_views,
-            seed=seed,
-            store=store,
-            progress=progress,
-            errors=errors,
+        policy, views = views_of(augmentation, n_views)
+        rows = extract_with(
+            self.backbone, images, policy, views, seed=seed, store=store, progress=progress, errors=errors
         )
         return Parts({"features": rows}, np.zeros(len(rows)), even)
 
@@ -81,7 +75,7 @@ class AveragedRepresentation(Representation):
         self,
         images: Iterable[ImageLike],
         *,
-        augmentation: AugmentationLike = None,
+        augmentation: AugmentationLike | FixedViews = None,
         n_views: int = 16,
         seed: int = 0,
         store: FeatureStore | None = None,
@@ -107,7 +101,7 @@ def means_of_networks(
     networks: tuple[Network, ...],
     images: Iterable[ImageLike],
     *,
-    augmentation: AugmentationLike,
+    augmentation: AugmentationLike | FixedViews,
     n_views: int,
     seed: int,
     store: FeatureStore | None,
@@ -115,10 +109,9 @@ def means_of_networks(
     errors: dict[int, ImageError] | None,
 ) -> list[NDArray[np.float32]]:
     """Compute for each network (n, 1 + n_views, d): the mean over the fixed views, and each augmented view alone."""
-    policy = load_policy(augmentation)
-    views = check_n_views(n_views) if policy.has_views else 0
+    policy, views = views_of(augmentation, n_views)
     sources = as_sources(images)
-    each = pictures_of(len(sources), views)
+    each = pictures_of(len(sources), policy, views)
     return [
         mean_over_views(
             network,

@@ -104,7 +104,7 @@ class TunedRepresentation(Representation):
         self,
         images: Iterable[ImageLike],
         *,
-        augmentation: AugmentationLike = None,
+        augmentation: AugmentationLike | FixedViews = None,
         n_views: int = 16,
         seed: int = 0,
         store: FeatureStore | None = None,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot.augment import Policy
+from fewshot.augment import Views
 from fewshot.backbones.base import Network, Progress, shifted
 from fewshot.errors import ImageError
 from fewshot.features import extract_with
@@ -23,7 +23,7 @@ _BLOCK = 256
 def mean_over_views(
     network: Network,
     images: Sequence[ImageLike],
-    policy: Policy,
+    policy: Views,
     n_views: int,
     *,
     seed: int,
@@ -46,15 +46,17 @@ def mean_over_views(
     fixed = FixedViews()
     run = functools.partial(extract_with, network, store=store)
     rows = np.empty((len(images), 1 + n_views, network.n_features), np.float32)
-    total = pictures_of(len(images), n_views)
+    total = pictures_of(len(images), policy, n_views)
     for start in range(0, len(images), _BLOCK):
         block = images[start : start + _BLOCK]
         found: dict[int, ImageError] | None = None if errors is None else {}
-        report = None if progress is None else shifted(progress, pictures_of(start, n_views), total)
+        report = None if progress is None else shifted(progress, pictures_of(start, policy, n_views), total)
         each = run(block, fixed, fixed.n_views, progress=report, errors=found)
         rows[start : start + len(block), 0] = each.mean(axis=1)
-        if n_views:
-            done = pictures_of(start, n_views) + (1 + fixed.n_views) * len(block)
+        if policy == fixed:
+            rows[start : start + len(block), 1:] = each[:, 1:]
+        elif n_views:
+            done = pictures_of(start, policy, n_views) + (1 + fixed.n_views) * len(block)
             report = None if progress is None else shifted(progress, done, total)
             drawn = run(block, policy, n_views, seed=seed, progress=report, errors=found)
             rows[start : start + len(block), 1:] = drawn[:, 1:]
@@ -63,7 +65,7 @@ def mean_over_views(
     return rows
 
 
-def pictures_of(n_images: int, n_views: int) -> int:
+def pictures_of(n_images: int, policy: Views, n_views: int) -> int:
     """Count the pictures that a network is shown for so many images, as progress counts them."""
-    fixed = 1 + FixedViews().n_views
-    return n_images * (fixed + (1 + n_views if n_views else 0))
+    fixed = FixedViews()
+    return n_images * (1 + fixed.n_views + (1 + n_views if n_views and policy != fixed else 0))

@@ -1,0 +1,124 @@
+"""What a fitted classifier knows of its training images besides its head: for questions other than "which class?"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot.calibration import support_temperature
+from fewshot.errors import InvalidInputError
+from fewshot.expected import Evidence, gather_evidence
+from fewshot.heads.base import Head, TransductiveHead
+from fewshot.held_out import HeldOut, held_out
+from fewshot.novelty import NoveltyDetector
+
+MAX_IMAGES = 4096
+"""Of more training images, about so many are kept, as many of each class as of the others."""
+# Each part that is held out costs a fit.
+_FOLDS_OF_FEW, _FEW, _FOLDS_OF_MANY = 20, 100, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Training images as vectors, and what they say.
+
+    Attributes:
+        features: (n, d) float32, one row per training image.
+        codes: (n,) int64 positions of their classes.
+        temperature: the logarithms of the head's probabilities are divided by it.
+        novelty_threshold: an image whose novelty score is above is of none of the classes; infinite where nothing is.
+        evidence: what they say about accuracy; ``None`` where the head cannot be asked about images left out.
+        unlabeled: (m, d) float32, images without a label that queries are labelled together with, or ``None``.
+    """
+
+    features: NDArray[np.float32]
+    codes: NDArray[np.int64]
+    temperature: float
+    novelty_threshold: float
+    evidence: Evidence | None
+    unlabeled: NDArray[np.float32] | None = None
+
+    def detector(self) -> NoveltyDetector:
+        """Make what tells images of none of the classes."""
+        detector = NoveltyDetector().fit(self.features, self.codes)
+        detector.threshold_ = self.novelty_threshold
+        return detector
+
+
+def learn(
+    head: Any,
+    samples: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    views: NDArray[np.float32] | None,
+    unlabeled: NDArray[np.float32] | None,
+) -> Known:
+    """Ask a fitted head, and the training images, what they say beyond classes.
+
+    Args:
+        head: fitted; any classifier of features.
+        samples: (n, 1 + n_views, d) what it was fitted on, each image first.
+        codes: (n,) positions of the images' classes, at least one.
+        views: (n, n_views, d) at least two views of each image, or ``None``.
+        unlabeled: (m, d) images without a label, or ``None``.
+    """
+    chosen = _evenly(codes, MAX_IMAGES)
+    samples, codes = samples[chosen], codes[chosen]
+    views = None if views is None else views[chosen]
+    images = samples[:, 0]
+    threshold = NoveltyDetector().fit(images, codes, views).threshold_
+    temperature, evidence = 1.0, None
+    if isinstance(head, Head) and not isinstance(head, TransductiveHead) and codes.max() > 0:
+        folds = _FOLDS_OF_FEW if len(images) <= _FEW else _FOLDS_OF_MANY
+        few = _in_span(samples) if head.isometric else samples
+        answers: HeldOut = held_out(head, few, codes, max_folds=folds)
+        evidence = gather_evidence(head, images, codes, views, answers=answers)
+        if not head.calibrated:
+            temperature = support_temperature(head, samples, codes, answers=answers)
+    return Known(np.ascontiguousarray(images), codes, temperature, threshold, evidence, unlabeled)
+
+
+def tempered(proba: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Divide the logarithms of (n, n_classes) probabilities by a temperature."""
+    if temperature == 1:
+        return proba
+    logits = np.log(np.clip(proba, np.finfo(np.float64).tiny, None)) / temperature
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def check_known(known: Known | None, what: str) -> Known:
+    """Refuse a question that only training images kept as vectors answer.
+
+    Raises:
+        InvalidInputError: the head took pictures, or the model was saved before training images were kept.
+    """
+    if known is None:
+        raise InvalidInputError(
+            f"{what} needs the training images as vectors. Heads that train on pictures have none, and neither do models "
+            "that were saved by an older version: train again, with a head that learns from features."
+        )
+    return known
+
+
+def _evenly(codes: NDArray[np.int64], most: int) -> NDArray[np.intp]:
+    """Choose at most about ``most`` positions, the first ones of every class."""
+    if len(codes) <= most:
+        return np.arange(len(codes))
+    each = max(1, most // (int(codes.max()) + 1))
+    rank = np.empty(len(codes), dtype=np.intp)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        rank[rows] = np.arange(len(rows))
+    return np.flatnonzero(rank < each)
+
+
+def _in_span(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Turn (n, s, d) vectors to as few coordinates as keep their inner products, where that is fewer."""
+    n, s, d = samples.shape
+    rows = samples.reshape(n * s, d).astype(np.float64)
+    if len(rows) >= d:
+        return rows.reshape(n, s, d)
+    return np.ascontiguousarray(np.linalg.qr(rows.T, mode="r").T).reshape(n, s, -1)
