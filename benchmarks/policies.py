@@ -11,8 +11,8 @@ import numpy as np
 from episodes import data_sets, episode, pool
 
 from fewshot import list_augmentations, load_backbone
-from fewshot.classifier import fit_on_views
 from fewshot.features import extract_views
+from fewshot.fitting import fit_on_views
 from fewshot.heads import list_heads, make_head
 from fewshot.heads.base import Head
 from fewshot.stats import mean_interval

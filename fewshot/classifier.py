@@ -11,24 +11,43 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from fewshot.augment import AugmentationLike, Policy, load_policy
+from fewshot.augment import AugmentationLike, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone, Progress
 from fewshot.errors import ImageError, InvalidInputError
+from fewshot.expected import ExpectedAccuracy, expected_accuracy
 from fewshot.features import check_n_views, check_varied
 from fewshot.finetune.base import ImageHead, TrainingSetup
+from fewshot.fitting import (
+    answers,
+    as_seed,
+    check_joint,
+    check_takes_pictures,
+    fit_on_views,
+    fit_one_class,
+    images_and_labels,
+    readable,
+    training_policy,
+)
 from fewshot.heads import make_head
-from fewshot.heads.base import Head
-from fewshot.images.dataset import ImageDataset, as_labels, as_sources
-from fewshot.images.reader import ImageLike, read_image, source_name
-from fewshot.representation import RepresentationLike, check_representation, load_representation
-from fewshot.representation.base import Representation
+from fewshot.heads.auto import AutoHead
+from fewshot.heads.base import Head, TransductiveHead
+from fewshot.heads.prototypical import PrototypicalHead
+from fewshot.heads.self_training import SelfTrainingHead
+from fewshot.images.dataset import ImageDataset, as_sources
+from fewshot.images.reader import ImageLike, source_name
+from fewshot.known import check_known, learn, tempered
+from fewshot.representation import RepresentationLike, load_representation
+from fewshot.representation.base import Parts, Representation, Space
 from fewshot.store import FeatureStore
+from fewshot.suggestions import suggest
+from fewshot.views import FixedViews
 
 _BLOCK = 256
-
-MAX_SEED = 2**32 - 1
-"""What numpy's older generators, and scikit-learn with them, take."""
+_TOGETHER = 4096
+"""Images that are labelled jointly, at most."""
+_FEW_IMAGES = 5
+"""With fewer images of a class, views of each say how far an image may be from its class."""
 
 
 class Prediction(NamedTuple):
@@ -36,7 +55,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         image: its name: the path, or a description of the object.
-        label: the predicted label; ``None`` where the image cannot be read.
+        label: the predicted label; ``None`` where the image cannot be read, and where it is of none of the classes
+            and that was asked for.
         proba: (n_classes,) class probabilities; ``None`` where the image cannot be read.
         error: why the image cannot be read.
     """
@@ -54,7 +74,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         backbone: a name for :func:`fewshot.load_backbone`, or a backbone.
-        head: a name from :func:`fewshot.list_heads`, a head, or any scikit-learn classifier.
+        head: a name from :func:`fewshot.list_heads`, a head, or any scikit-learn classifier. ``"auto"`` chooses by the
+            training images; :meth:`explain_choice` says what and why.
         augmentation: a name from :func:`fewshot.list_augmentations`, an albumentations ``Compose``, ``None``, or
             ``"auto"``: ``"light"``, and ``"none"`` with a representation that averages views of its own.
         n_views: augmented views per training image, besides the image itself.
@@ -73,6 +94,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         history_: training curve of a head that trains a network; empty otherwise.
         seed_: the seed that ``random_state`` came to.
         support_: features and class positions that a scikit-learn head was fitted on, for saving; ``None`` otherwise.
+        known_: the training images as vectors, and what they say besides classes; ``None`` for heads on pictures.
 
     Example:
         >>> import numpy as np
@@ -86,12 +108,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         backbone: str | Backbone = DEFAULT_BACKBONE,
-        head: Any = "linear-probe",
+        head: Any = "auto",
         augmentation: AugmentationLike = "auto",
         n_views: int = 16,
         random_state: int | np.random.RandomState | None = 0,
         cache: bool = True,
-        representation: RepresentationLike = "plain",
+        representation: RepresentationLike = "auto",
     ) -> None:
         self.backbone = backbone
         self.head = head
@@ -102,17 +124,28 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.representation = representation
 
     def fit(
-        self, X: Sequence[ImageLike] | ImageDataset, y: Sequence[Any] | None = None, *, progress: Progress | None = None
+        self,
+        X: Sequence[ImageLike] | ImageDataset,
+        y: Sequence[Any] | None = None,
+        *,
+        unlabeled: Sequence[ImageLike] | ImageDataset | None = None,
+        single_class: bool = False,
+        progress: Progress | None = None,
     ) -> Self:
         """Train on images.
 
         Args:
             X: images, or an :class:`~fewshot.ImageDataset`, which brings its labels.
             y: (n,) labels; ``None`` only with a data set.
+            unlabeled: images of the same classes without a label, such as those to predict later. Queries are then
+                labelled together with them, by a transductive head; ``head="auto"`` takes self-training.
+            single_class: take images of one class. Then nothing is to choose between, and what there is to ask is
+                whether an image is of it: ``predict(..., reject=True)``.
             progress: called with (pictures done, pictures in all) during feature extraction.
 
         Raises:
-            InvalidInputError: fewer than two classes, labels that do not fit, ``n_views`` below 1.
+            InvalidInputError: fewer than two classes, labels that do not fit, ``n_views`` below 1, unlabelled images
+                for a head that has no use for them.
             UnknownNameError: a backbone, head or policy nobody registered.
             ImageError: an image cannot be read.
             FeatureError: the backbone gives NaN, or the same features for every image.
@@ -121,70 +154,102 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not isinstance(self.augmentation, str) or self.augmentation != "auto":
             load_policy(self.augmentation)
         views = check_n_views(self.n_views)
-        images, labels = _images_and_labels(X, y)
+        images, labels = images_and_labels(X, y, least=1 if single_class else 2)
+        others = None if unlabeled is None else as_sources(unlabeled)
+        if len(set(labels.tolist())) == 1 and isinstance(head, AutoHead):
+            head = PrototypicalHead()
+        if others is not None:
+            check_joint(head)
         seed = as_seed(self.random_state)
         backbone = load_backbone(self.backbone) if getattr(head, "needs_backbone", True) else None
         # A fit that fails leaves the classifier as it was, so everything is assigned at the end.
-        support, history, representation, space = None, [], None, None
+        support, history, representation, space, known = None, [], None, None, None
         if isinstance(head, ImageHead):
             check_takes_pictures(self.representation)
-            head.fit_images(images, labels, TrainingSetup(backbone, training_policy(self), views, seed))
+            head.fit_images(images, labels, TrainingSetup(backbone, training_policy(self.augmentation), views, seed))
             history = head.history_
         else:
             assert backbone is not None  # noqa: S101 - for the type checker
             representation = load_representation(self.representation, backbone)
-            parts = representation.parts(
-                images,
-                augmentation=training_policy(self, representation),
-                n_views=views,
-                seed=seed,
-                store=self._store(),
-                progress=progress,
-            )
+            parts, each = self._training_parts(representation, images, labels, views, seed, progress)
             space = representation.space(parts)
             features = space.vectors(parts)
             check_varied(features[:, 0], labels, backbone.spec, [source_name(image) for image in images])
-            fit_on_views(head, features, labels, seed)
+            if len(set(labels.tolist())) == 1:
+                fit_one_class(head, features, labels)
+            else:
+                fit_on_views(head, features, labels, seed)
+            others_seen = None if others is None else self._vectors(representation, space, others)
+            drawn = None if each is None else space.vectors(each)[:, 1:]
+            known = learn(head, features, np.searchsorted(head.classes_, labels), drawn, others_seen)
             if not isinstance(head, Head):
                 # A scikit-learn classifier is saved as what it was fitted on; see fewshot.modelfile.
                 codes = np.searchsorted(head.classes_, np.repeat(labels, features.shape[1]))
                 support = (features.reshape(-1, features.shape[2]), codes)
         self.backbone_, self.head_, self.classes_ = backbone, head, head.classes_
         self.representation_, self.space_ = representation, space
-        self.history_, self.support_, self.seed_ = history, support, seed
+        self.history_, self.support_, self.known_, self.seed_ = history, support, known, seed
         return self
 
     def predict_proba(
-        self, X: Sequence[ImageLike] | ImageDataset, *, progress: Progress | None = None
+        self,
+        X: Sequence[ImageLike] | ImageDataset,
+        *,
+        transductive: bool = False,
+        progress: Progress | None = None,
     ) -> NDArray[np.float64]:
         """Estimate (n, n_classes) class probabilities; rows sum to 1, columns follow ``classes_``.
 
+        Args:
+            X: images.
+            transductive: label them jointly, so that each is judged by the others, too; self-training does it where the
+                head does not do so anyway.
+            progress: called with (pictures done, pictures in all).
+
         Raises:
             ImageError: an image cannot be read.
+            InvalidInputError: ``transductive`` for a head that takes pictures.
             NotFittedError: ``fit`` was not called.
         """
-        return self._answer(X, progress)[0]
+        return self._answer(X, progress, transductive=transductive)[0]
 
-    def predict(self, X: Sequence[ImageLike] | ImageDataset) -> NDArray[Any]:
+    def predict(
+        self, X: Sequence[ImageLike] | ImageDataset, *, transductive: bool = False, reject: bool = False
+    ) -> NDArray[Any]:
         """Predict the (n,) labels of images.
 
+        Args:
+            X: images.
+            transductive: see :meth:`predict_proba`.
+            reject: give ``None`` for an image that is of none of the classes: whose :meth:`novelty_score` is above
+                ``known_.novelty_threshold``.
+
         Raises:
             ImageError: an image cannot be read.
+            InvalidInputError: ``transductive`` or ``reject`` for a head that takes pictures.
             NotFittedError: ``fit`` was not called.
         """
-        return self._answer(X)[1]
+        return self._answer(X, transductive=transductive, reject=reject)[1]
 
     def predict_each(
-        self, X: Sequence[ImageLike] | ImageDataset, *, strict: bool = False, progress: Progress | None = None
+        self,
+        X: Sequence[ImageLike] | ImageDataset,
+        *,
+        strict: bool = False,
+        transductive: bool = False,
+        reject: bool = False,
+        progress: Progress | None = None,
     ) -> Iterator[Prediction]:
         """Predict images one after the other, in blocks: memory does not grow with their number.
 
         An image that cannot be read gets its error and the others are predicted. A transductive head labels the images
-        of each block together.
+        of each block together: 256 of them, or 4096 where that was asked for.
 
         Args:
             X: images.
             strict: raise the first unreadable image instead.
+            transductive: see :meth:`predict_proba`.
+            reject: see :meth:`predict`.
             progress: called with (images done, images in all).
 
         Yields:
@@ -192,14 +257,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             ImageError: with ``strict``, an image cannot be read.
+            InvalidInputError: ``transductive`` or ``reject`` for a head that takes pictures.
             NotFittedError: ``fit`` was not called.
         """
         check_is_fitted(self)
         images = as_sources(X)
-        for start in range(0, len(images), _BLOCK):
-            block = images[start : start + _BLOCK]
+        size = _TOGETHER if transductive else _BLOCK
+        for start in range(0, len(images), size):
+            block = images[start : start + size]
             errors: dict[int, ImageError] = {}
-            rows = zip(*self._answer(block, errors=None if strict else errors), strict=True)
+            answered = self._answer(block, errors=None if strict else errors, transductive=transductive, reject=reject)
+            rows = zip(*answered, strict=True)
             for position, image in enumerate(block):
                 if position in errors:
                     yield Prediction(source_name(image), None, None, errors[position])
@@ -209,11 +277,86 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if progress is not None:
                 progress(start + len(block), len(images))
 
+    def novelty_score(self, X: Sequence[ImageLike] | ImageDataset) -> NDArray[np.float64]:
+        """Say how far images are from all classes: (n,) scores, 0 where one is a class's prototype.
+
+        Above ``known_.novelty_threshold`` an image is of none of the classes; see :mod:`fewshot.novelty`.
+
+        Raises:
+            ImageError: an image cannot be read.
+            InvalidInputError: the head takes pictures.
+            NotFittedError: ``fit`` was not called.
+        """
+        check_is_fitted(self)
+        known = check_known(self.known_, "novelty_score")
+        return known.detector().score(self._features(as_sources(X)))
+
+    def suggest(self, unlabeled: Sequence[ImageLike] | ImageDataset, n: int) -> NDArray[np.intp]:
+        """Choose the images whose labels would teach most: typical ones first, later uncertain ones.
+
+        Args:
+            unlabeled: images.
+            n: how many to choose.
+
+        Returns:
+            (min(n, n_images),) positions, the most wanted first.
+
+        Raises:
+            ImageError: an image cannot be read.
+            InvalidInputError: the head takes pictures, or ``n`` is below 1.
+            NotFittedError: ``fit`` was not called.
+        """
+        check_is_fitted(self)
+        known = check_known(self.known_, "suggest")
+        features = self._features(as_sources(unlabeled))
+        return suggest(features, n, labelled_features=known.features, labels=known.codes, seed=self.seed_)
+
+    def expected_accuracy(self, *, coverage: float = 0.8) -> ExpectedAccuracy:
+        """Say which accuracy to expect on new images, before there is a test set: an interval, all in 0..1.
+
+        It says what the same evidence was worth on other data sets; with one image per class that is little, and the
+        interval is wide. See :mod:`fewshot.expected`.
+
+        Args:
+            coverage: share of data sets whose accuracy is to lie within, from 0.5 to 0.95 by 0.05.
+
+        Raises:
+            InvalidInputError: the head cannot be asked about images left out, or ``coverage`` is none of these.
+            NotFittedError: ``fit`` was not called.
+        """
+        check_is_fitted(self)
+        known = check_known(self.known_, "expected_accuracy")
+        if known.evidence is None:
+            raise InvalidInputError(
+                "expected_accuracy needs an inductive head of this package and two classes at least; test images tell, "
+                "for any head, with compare or cross-validation."
+            )
+        return expected_accuracy(known.evidence, coverage=coverage)
+
+    def explain_choice(self) -> str:
+        """Say what was chosen by the training images, and why.
+
+        Raises:
+            NotFittedError: ``fit`` was not called.
+        """
+        check_is_fitted(self)
+        said = [self.head_.explain() if isinstance(self.head_, AutoHead) else f"The head is {self.head_!r}, as asked."]
+        if self.space_ is not None and "familiar" in self.space_.shares:
+            share = self.space_.shares["familiar"]
+            said.append(
+                f"The images are taken to be {100 * share:.0f} % familiar to the network, by how sure it is of its own "
+                "classes."
+            )
+        return " ".join(said)
+
     def _answer(
         self,
         X: Sequence[ImageLike] | ImageDataset,
         progress: Progress | None = None,
         errors: dict[int, ImageError] | None = None,
+        *,
+        transductive: bool = False,
+        reject: bool = False,
     ) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """Give (n, n_classes) probabilities and (n,) labels of images.
 
@@ -222,21 +365,85 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         images = as_sources(X)
+        if transductive or reject:
+            check_known(self.known_, "transductive=True" if transductive else "reject=True")
         if not images:
             return np.empty((0, len(self.classes_))), self.classes_[:0]
         if isinstance(self.head_, ImageHead):
-            images = images if errors is None else _readable(images, errors)
+            images = images if errors is None else readable(images, errors)
             proba = self.head_.predict_proba_images(images) if images else np.empty((0, len(self.classes_)))
             return proba, self.classes_[proba.argmax(axis=1)]
-        assert self.representation_ is not None  # noqa: S101 - for the type checker
-        assert self.space_ is not None  # noqa: S101
-        parts = self.representation_.parts(images, store=self._store(), progress=progress, errors=errors)
-        found = self.space_.vectors(parts)[:, 0]
-        features = found if not errors else np.delete(found, list(errors), axis=0)
+        features = self._features(images, progress, errors)
         if not len(features):
             return np.empty((0, len(self.classes_))), self.classes_[:0]
-        proba, predicted = answers(self.head_, features)
-        return proba, self.classes_[predicted]
+        proba, predicted = self._judge(features, transductive)
+        labels = self.classes_[predicted]
+        if reject:
+            labels = labels.astype(object)
+            labels[check_known(self.known_, "reject=True").detector().is_novel(features)] = None
+        return proba, labels
+
+    def _judge(self, features: NDArray[np.float32], transductive: bool) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """Ask the head, or one that labels jointly, about (n, d) features: see :func:`answers`."""
+        known, head = self.known_, self.head_
+        if len(self.classes_) < 2:
+            return np.ones((len(features), 1)), np.zeros(len(features), dtype=np.intp)
+        if known is None or not (transductive or known.unlabeled is not None or isinstance(head, TransductiveHead)):
+            proba, predicted = answers(head, features)
+            return tempered(proba, 1.0 if known is None else known.temperature), predicted
+        if not isinstance(head, TransductiveHead):
+            head = SelfTrainingHead().fit(known.features, self.classes_[known.codes])
+        together = features if known.unlabeled is None else np.concatenate([known.unlabeled, features])
+        proba, predicted = answers(head, together)
+        return proba[-len(features) :], predicted[-len(features) :]
+
+    def _features(
+        self,
+        images: tuple[ImageLike, ...],
+        progress: Progress | None = None,
+        errors: dict[int, ImageError] | None = None,
+    ) -> NDArray[np.float32]:
+        """Compute (n, d) features as the head learned from; images that cannot be read are left out, or raised."""
+        assert self.representation_ is not None  # noqa: S101 - for the type checker
+        assert self.space_ is not None  # noqa: S101
+        return self._vectors(self.representation_, self.space_, images, progress, errors)
+
+    def _vectors(
+        self,
+        representation: Representation,
+        space: Space,
+        images: tuple[ImageLike, ...],
+        progress: Progress | None = None,
+        errors: dict[int, ImageError] | None = None,
+    ) -> NDArray[np.float32]:
+        if not images:
+            return np.empty((0, space.width), np.float32)
+        parts = representation.parts(images, store=self._store(), progress=progress, errors=errors)
+        found = space.vectors(parts)[:, 0]
+        return found if not errors else np.delete(found, list(errors), axis=0)
+
+    def _training_parts(
+        self,
+        representation: Representation,
+        images: tuple[ImageLike, ...],
+        labels: NDArray[Any],
+        n_views: int,
+        seed: int,
+        progress: Progress | None,
+    ) -> tuple[Parts, Parts | None]:
+        """Compute the parts of training images and their augmented views, and those of each fixed view by itself.
+
+        The latter say how far an image may be from its class, where classes have few images; else there are none.
+        """
+        policy = training_policy(self.augmentation, representation)
+        few = np.unique(labels, return_counts=True)[1].min() < _FEW_IMAGES
+        if not policy.has_views and few:
+            each = representation.parts(images, augmentation=FixedViews(), store=self._store(), progress=progress)
+            return each.central(), each
+        parts = representation.parts(
+            images, augmentation=policy, n_views=n_views, seed=seed, store=self._store(), progress=progress
+        )
+        return parts, representation.parts(images, augmentation=FixedViews(), store=self._store()) if few else None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a model folder: ``config.json``, ``model.safetensors`` and ``README.md``. No pickle.
@@ -258,107 +465,3 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True
         tags.no_validation = True
         return tags
-
-
-def training_policy(classifier: FewShotClassifier, representation: Representation | None = None) -> Policy:
-    """Resolve the augmentation of a classifier, by the representation that its head learns from.
-
-    Augmented views of an image have less to add where an image's vector is the mean of several views already, and each
-    is represented by itself alone.
-
-    Raises:
-        UnknownNameError: no policy has its name.
-    """
-    chosen = classifier.augmentation
-    if isinstance(chosen, str) and chosen == "auto":
-        chosen = "light" if representation is None or representation.name == "plain" else "none"
-    return load_policy(chosen)
-
-
-def check_takes_pictures(representation: RepresentationLike) -> None:
-    """Refuse a representation for a head that takes pictures, and so has no use for it.
-
-    Raises:
-        UnknownNameError: no representation has this name.
-        InvalidInputError: one that says how features are made.
-    """
-    name = representation.name if isinstance(representation, Representation) else check_representation(representation)
-    if name not in ("plain", "auto"):
-        raise InvalidInputError(
-            f"representation={name!r} says how the features are made that a head learns from; this head trains on "
-            "pictures. Use representation='plain'."
-        )
-
-
-def fit_on_views(head: Any, features: NDArray[np.float32], labels: NDArray[Any], seed: int) -> Any:
-    """Fit a head on (n, 1 + n_views, d) features, every view with its image's (n,) label."""
-    n, views, width = features.shape
-    unseeded = [
-        name
-        for name, value in head.get_params(deep=True).items()
-        if value is None and (name == "random_state" or name.endswith("__random_state"))
-    ]
-    if unseeded:
-        head.set_params(**dict.fromkeys(unseeded, seed))
-    return head.fit(features.reshape(n * views, width), np.repeat(labels, views))
-
-
-def answers(head: Any, features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Ask any classifier about features.
-
-    Returns:
-        (n, n_classes) class probabilities, of a classifier that has none 1 for the predicted class; and (n,) positions
-        of the predicted classes, which of scikit-learn's classifiers are not always the most probable ones.
-    """
-    hits: NDArray[np.bool_] = np.asarray(head.predict(features))[:, None] == head.classes_[None, :]
-    if hasattr(head, "predict_proba"):
-        return np.asarray(head.predict_proba(features), dtype=np.float64), hits.argmax(axis=1)
-    return hits.astype(np.float64), hits.argmax(axis=1)
-
-
-def as_seed(random_state: int | np.random.RandomState | None) -> int:
-    """Turn scikit-learn's ``random_state`` into one seed; ``None`` draws a fresh one.
-
-    Raises:
-        InvalidInputError: a negative number, or something else.
-    """
-    if random_state is None:
-        return int(np.random.default_rng().integers(2**31))
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31 - 1))
-    is_number = isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool)
-    if not is_number or not 0 <= random_state <= MAX_SEED:
-        raise InvalidInputError(f"random_state={random_state!r}: needs a whole number from 0 to {MAX_SEED}, or None.")
-    return int(random_state)
-
-
-def _readable(images: tuple[ImageLike, ...], errors: dict[int, ImageError]) -> tuple[ImageLike, ...]:
-    """Keep the images that decode, and enter the others into ``errors`` by their position."""
-    for position, image in enumerate(images):
-        try:
-            read_image(image)
-        except ImageError as error:
-            errors[position] = error
-    return tuple(image for position, image in enumerate(images) if position not in errors)
-
-
-def _images_and_labels(
-    X: Sequence[ImageLike] | ImageDataset, y: Sequence[Any] | None
-) -> tuple[tuple[ImageLike, ...], NDArray[Any]]:
-    if isinstance(X, ImageDataset):
-        if y is not None:
-            raise InvalidInputError("An ImageDataset brings its own labels; leave y out.")
-        return X.sources, np.array(X.labels)
-    if y is None:
-        raise InvalidInputError("fit needs labels: fit(images, labels), or fit(dataset).")
-    images, labels = as_sources(X), as_labels(y)
-    if labels.ndim != 1 or len(images) != len(labels):
-        raise InvalidInputError(
-            f"Got {len(images)} images and labels of shape {labels.shape}; give one label for each image."
-        )
-    if not len(images):
-        raise InvalidInputError("Got no images; a classifier needs at least one image of each of 2 classes.")
-    classes = np.unique(labels)
-    if len(classes) < 2:
-        raise InvalidInputError(f"Got {len(classes)} class ({classes.tolist()[0]!r}); a classifier needs at least 2.")
-    return images, labels

@@ -15,9 +15,9 @@ from fewshot.augment import AugmentationLike
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.backbones.base import Backbone
 from fewshot.cells import Event, OnEvent, Split, whole_split
-from fewshot.classifier import as_seed
 from fewshot.errors import DatasetError, InvalidInputError
 from fewshot.features import check_n_views
+from fewshot.fitting import as_seed
 from fewshot.identity import (
     backbone_identity,
     digest_of,

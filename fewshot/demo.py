@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from fewshot.augment import load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.cells import Event, OnEvent, train_and_predict, whole_split
-from fewshot.classifier import fit_on_views
 from fewshot.comparison import compare
 from fewshot.errors import InvalidInputError
 from fewshot.features import extract_views
 from fewshot.files import write_file
 from fewshot.finetune.base import ImageHead
+from fewshot.fitting import fit_on_views
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.fruits import load_fruits

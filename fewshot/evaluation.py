@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewshot.classifier import answers, fit_on_views
 from fewshot.episodes import EpisodeBatch, EpisodeSampler
 from fewshot.errors import FewshotError, InvalidInputError
+from fewshot.fitting import answers, fit_on_views
 from fewshot.gram import EpisodeSpace
 from fewshot.heads import make_head
 from fewshot.heads.base import Head, TransductiveHead

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from fewshot.calibration import support_temperature
@@ -97,8 +98,8 @@ def check_known(known: Known | None, what: str) -> Known:
     """
     if known is None:
         raise InvalidInputError(
-            f"{what} needs the training images as vectors. Heads that train on pictures have none, and neither do models "
-            "that were saved by an older version: train again, with a head that learns from features."
+            f"{what} needs the training images as vectors. Heads that train on pictures have none, and neither do "
+            "models that were saved by an older version: train again, with a head that learns from features."
         )
     return known
 
@@ -121,4 +122,5 @@ def _in_span(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     rows = samples.reshape(n * s, d).astype(np.float64)
     if len(rows) >= d:
         return rows.reshape(n, s, d)
-    return np.ascontiguousarray(np.linalg.qr(rows.T, mode="r").T).reshape(n, s, -1)
+    triangle: NDArray[np.float64] = scipy.linalg.qr(rows.T, mode="r", overwrite_a=True)[0][: n * s]
+    return np.ascontiguousarray(triangle.T).reshape(n, s, -1)

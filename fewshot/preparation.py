@@ -10,9 +10,9 @@ from typing import Any
 from fewshot.augment import AugmentationLike, Policy, load_policy
 from fewshot.backbones import load_backbone
 from fewshot.backbones.base import Backbone
-from fewshot.classifier import check_takes_pictures
 from fewshot.errors import InvalidInputError
 from fewshot.finetune.base import ImageHead
+from fewshot.fitting import check_takes_pictures
 from fewshot.heads import make_head
 from fewshot.heads.base import TransductiveHead
 from fewshot.report.model import StrategyInfo

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from fewshot.augment import Policy, load_policy
 from fewshot.backbones.base import Backbone
 from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict
-from fewshot.classifier import answers, fit_on_views
 from fewshot.features import check_varied
 from fewshot.finetune.base import HistoryRow
+from fewshot.fitting import answers, fit_on_views
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.reader import ImageLike

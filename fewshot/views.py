@@ -57,7 +57,7 @@ class FixedViews:
 
 
 def views_of(augmentation: AugmentationLike | FixedViews, n_views: int) -> tuple[Views, int]:
-    """Resolve what is drawn of an image besides itself, and how often; of the fixed views there are as many as there are.
+    """Resolve what is drawn of an image besides itself, and how often; the fixed views, as many as there are.
 
     Raises:
         UnknownNameError: no policy has this name.

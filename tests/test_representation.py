@@ -20,11 +20,11 @@ from fewshot import (
 )
 from fewshot.backbones.packaged import restore_classifier
 from fewshot.backbones.staged import stage
-from fewshot.classifier import answers, fit_on_views
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import ImageError, InvalidInputError, JournalError, ModelFileError, UnknownNameError
 from fewshot.evaluation import FeatureTask, logits_of
 from fewshot.features import extract_views, extract_with
+from fewshot.fitting import answers, fit_on_views
 from fewshot.gram import EpisodeSpace
 from fewshot.heads import make_head
 from fewshot.heads.base import Head, TransductiveHead

@@ -126,7 +126,7 @@ class AutoHead(Head):
         weights, gain, error = (self.state_[name] for name in ("weights", "gain", "error"))
         chosen = [name for name, weight in zip(MEMBERS, weights.tolist(), strict=True) if weight > 0]
         average = f"the average of {', '.join(MEMBERS[:-1])} and {MEMBERS[-1]}"
-        if not math.isfinite(float(error)):
+        if float(error) < 0:
             return (
                 f"Chose {average}, the default: with one image of a class none can be held out to compare methods on."
             )
@@ -179,13 +179,13 @@ class AutoHead(Head):
 
         Returns:
             (*batch, n_members) weights, (*batch,) temperatures, and how much lower the log-loss of the best choice
-            besides the default is, with its standard error, both (*batch,); the error is infinite without a trial.
+            besides the default is, with its standard error, both (*batch,); the error is negative without a trial.
         """
         batch = features.shape[:-2]
         choices = _CHOICES.to(features)
         if held_out is None:
             nothing = features.new_zeros(batch)
-            share, never = torch.full_like(nothing, self.margin_share), torch.full_like(nothing, torch.inf)
+            share, never = torch.full_like(nothing, self.margin_share), torch.full_like(nothing, _NOT_TRIED)
             return choices[0].expand(*batch, -1).clone(), share, nothing, never
         logits = torch.einsum("cm,...mnk->...cnk", choices, held_out)
         temperatures = self.margin_share * torch.exp(_GRID.to(features))
@@ -204,6 +204,7 @@ class AutoHead(Head):
 
 
 _ROUNDING = 1e-6
+_NOT_TRIED = -1.0
 _GRID = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64)
 """Logarithms of temperatures, relative to the prior's."""
 

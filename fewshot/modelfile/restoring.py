@@ -14,6 +14,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.classifier import FewShotClassifier
 from fewshot.errors import FewshotError, ModelFileError
 from fewshot.modelfile.heads import expected_tensors, fill, make_own
+from fewshot.modelfile.known import expected_known, restore_known, take_known
 from fewshot.modelfile.labels import restore_labels
 from fewshot.modelfile.schema import Config, SklearnHead
 from fewshot.modelfile.sklearn_heads import expected_sklearn, fit_again, make_sklearn
@@ -60,6 +61,7 @@ def restore(
     check_expected(found, _expected(config, head, len(classes), network))
     file.seek(0)
     tensors = tensors_from(file.read(size), config.tensors_digest)
+    known = restore_known(config.known, take_known(tensors), len(classes))
     classifier = FewShotClassifier(
         backbone=backbone or config.backbone or FewShotClassifier().backbone,
         head=make(),
@@ -74,7 +76,7 @@ def restore(
     else:
         _fill(head, tensors, config.head.facts, classes, network, config.n_features)
     classifier.head_, classifier.backbone_, classifier.classes_ = head, network, classes
-    classifier.representation_, classifier.space_ = representation, space
+    classifier.representation_, classifier.space_, classifier.known_ = representation, space, known
     return classifier
 
 
@@ -83,9 +85,10 @@ def _unfitted(config: Config) -> Any:
 
 
 def _expected(config: Config, head: Any, n_classes: int, network: Backbone | None) -> dict[str, Expected]:
+    known = expected_known(config.known, config.n_features)
     if isinstance(config.head, SklearnHead):
-        return expected_sklearn(config.head, config.n_features)
-    return expected_tensors(head, n_classes, config.n_features, network)
+        return expected_sklearn(config.head, config.n_features) | known
+    return expected_tensors(head, n_classes, config.n_features, network) | known
 
 
 def _fill(

@@ -10,14 +10,16 @@ from typing import Any
 from torch import Tensor
 
 import fewshot
-from fewshot.classifier import FewShotClassifier, training_policy
+from fewshot.classifier import FewShotClassifier
 from fewshot.errors import ModelFileError
 from fewshot.files import cannot_write, show_size
 from fewshot.finetune.base import ImageHead
+from fewshot.fitting import training_policy
 from fewshot.heads.base import Head
 from fewshot.modelfile.documents import parse_json, write_json
 from fewshot.modelfile.folder import FILES, ModelFolder
 from fewshot.modelfile.heads import describe_own
+from fewshot.modelfile.known import describe_known
 from fewshot.modelfile.labels import describe_labels
 from fewshot.modelfile.readme import write_readme
 from fewshot.modelfile.replacing import STAGED, recover, replace_folder
@@ -102,6 +104,10 @@ def _is_model(folder: Path) -> bool:
 def _files(classifier: FewShotClassifier) -> dict[str, bytes]:
     """Make the files of a model folder, and load them once to see that they can be."""
     head, tensors = _describe_head(classifier)
+    known = None
+    if classifier.known_ is not None:
+        known, kept = describe_known(classifier.known_)
+        tensors = tensors | kept
     weights = tensors_to(tensors)
     backbone = classifier.backbone_
     representation, space = classifier.representation_, classifier.space_
@@ -118,9 +124,10 @@ def _files(classifier: FewShotClassifier) -> dict[str, bytes]:
         }
         if representation and space
         else None,
+        "known": known,
         "n_features": space.width if space else None,
         "head": head,
-        "augmentation": training_policy(classifier, representation).name,
+        "augmentation": training_policy(classifier.augmentation, representation).name,
         "n_views": int(classifier.n_views),
         "random_state": classifier.seed_,
         "tensors": {name: entry.model_dump() for name, entry in read_header(io.BytesIO(weights), len(weights)).items()},

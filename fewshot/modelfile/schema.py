@@ -6,7 +6,7 @@ A new schema takes a new table, one function from the last one, and golden files
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from fewshot.classifier import MAX_SEED
 from fewshot.errors import ModelFileError
+from fewshot.fitting import MAX_SEED
 from fewshot.modelfile.documents import document_digest
 from fewshot.modelfile.values import AT_MOST_TENSORS, Digest, Dtype, Facts, Labels, Name, Parameters, Shape, at_most
 
@@ -60,12 +60,34 @@ class SklearnHead(Table):
     parameters: Parameters
 
 
+_Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class RepresentationEntry(Table):
     """What makes the head's features, and the shares that its training images gave the parts."""
 
     name: Name
     fingerprint: Name
     shares: Annotated[dict[Name, Annotated[float, Field(ge=0, le=1)]], Field(min_length=1), at_most(20)]
+
+
+class EvidenceEntry(Table):
+    """See :class:`fewshot.expected.Evidence`."""
+
+    n_way: Annotated[int, Field(ge=2, le=1_000_000)]
+    k_shot: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    separation: _Finite | None
+    right: _Finite | None
+    likely: _Finite | None
+
+
+class KnownEntry(Table):
+    """What is known of the training images besides their vectors; no threshold means that nothing is novel."""
+
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)]
+    novelty_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    evidence: EvidenceEntry | None
+    unlabeled: bool
 
 
 class TensorEntry(Table):
@@ -125,10 +147,12 @@ class Config(_Features):
         tensors: what ``model.safetensors`` holds.
         tensors_digest: of that file; ``None`` for a model of schema 1, which has none.
         representation: what makes the features; ``None`` for heads that take pictures.
+        known: what is known of the training images; ``None`` for heads that take pictures, and of older models.
     """
 
     schema_: Annotated[Literal[3], Field(alias="schema")]
     representation: RepresentationEntry | None
+    known: KnownEntry | None
 
 
 def _from_1(config: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +179,7 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
 def _from_2(config: dict[str, Any]) -> dict[str, Any]:
     """Schema 3 says what is made of the backbone's features: before, they were taken as they are."""
     plain = {"name": "plain", "fingerprint": "plain", "shares": {"features": 1.0}}
-    return config | {"schema": 3, "representation": None if config["n_features"] is None else plain}
+    return config | {"schema": 3, "representation": None if config["n_features"] is None else plain, "known": None}
 
 
 _TABLES: dict[int, type[Table]] = {1: _Schema1, 2: _Schema2, 3: Config}
