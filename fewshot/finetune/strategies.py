@@ -20,10 +20,10 @@ from fewshot.backbones.base import Backbone, compute_rows
 from fewshot.errors import InvalidInputError
 from fewshot.features import check_n_views, view_renders
 from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
+from fewshot.finetune.probe import linear_probe
 from fewshot.finetune.split import SplitNetwork, Tail
 from fewshot.finetune.trainer import balanced_batches, train
 from fewshot.heads.base import check_positive, l2_normalise
-from fewshot.heads.linear_probe import LinearProbe
 from fewshot.images.reader import ImageLike, read_image, read_payload
 from fewshot.threads import workers
 
@@ -175,7 +175,7 @@ class FineTune(ImageHead):
         tail = self._split.new_tail()
         with torch.inference_mode():
             features = torch.cat([tail(chunk.to(self._device)).cpu() for chunk in torch.split(examples.maps, 32)])
-        model = TunedModel(tail, _linear_probe(features, examples.codes, self.C)).to(self._device)
+        model = TunedModel(tail, linear_probe(features, examples.codes, self.C)).to(self._device)
         curve: list[HistoryRow] = []
         if rate > 0:
             order = balanced_batches(
@@ -228,16 +228,6 @@ class FineTune(ImageHead):
         self.model_ = TunedModel(self._split.new_tail(), nn.Linear(self._split.network.n_features, len(classes)))
         self.model_.load_state_dict(dict(tensors))
         self.model_.to(self._device).requires_grad_(False)
-
-
-def _linear_probe(features: Tensor, codes: NDArray[np.int64], C: float) -> nn.Linear:
-    """Solve the linear probe on (m, d) features and put its weights into a layer for normalised features."""
-    probe = LinearProbe(C=C).fit(features.double().numpy(), codes)
-    layer = nn.Linear(features.shape[1], len(probe.classes_))
-    with torch.no_grad():
-        layer.weight.copy_(probe.state_["weight"])
-        layer.bias.copy_(probe.state_["bias"])
-    return layer
 
 
 def _held_out(examples: _Examples, rng: np.random.Generator) -> NDArray[np.bool_]:
