@@ -68,7 +68,8 @@ def compare(
     Args:
         train: a data set, or a folder with one folder per class (or with ``train`` and ``test`` in it).
         test: the same, with no class that ``train`` does not have.
-        strategies: names (:func:`fewshot.list_strategies`) or :class:`Strategy` objects; all built-in ones if omitted.
+        strategies: names (:func:`fewshot.list_strategies`) or :class:`Strategy` objects; all built-in ones but the
+            slow ones if omitted.
         backbone: a name or a backbone.
         augmentation: takes the place of ``"heavy"`` in strategies that augment heavily, and in their names.
         n_views: augmented views per training image; by default 16, and fewer for more than 40 images (at least 4).

@@ -27,7 +27,7 @@ from fewshot.images.fruits import load_fruits
 from fewshot.names import unknown_name
 from fewshot.report.model import Draws, Report
 from fewshot.store import FeatureStore
-from fewshot.strategies import STRATEGIES, Strategy
+from fewshot.strategies import STRATEGIES, Strategy, make_strategies
 
 N_DRAWS = 200
 _POOL = 70
@@ -261,7 +261,7 @@ def _trained_draws(
 
 
 def _strategies(*, trains: bool) -> list[Strategy]:
-    return [s for s in STRATEGIES.values() if isinstance(make_head(s.head), ImageHead) == trains]
+    return [s for s in make_strategies("all") if isinstance(make_head(s.head), ImageHead) == trains]
 
 
 def _accuracy(right: NDArray[np.bool_]) -> float:

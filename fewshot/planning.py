@@ -31,7 +31,7 @@ from fewshot.names import unknown_name
 from fewshot.preparation import Prepared, environment, prepare, strategy_info, usable
 from fewshot.report.benchmark import DatasetInfo
 from fewshot.report.model import StrategyInfo
-from fewshot.strategies import STRATEGIES, Strategy, make_strategies
+from fewshot.strategies import Strategy, make_strategies
 from fewshot.tasks import FROZEN_BLOCK, TRAINED_BLOCK, Cell
 
 Datasets: TypeAlias = "DatasetSpec | Sequence[DatasetSpec] | Mapping[str, DatasetSpec]"
@@ -293,7 +293,7 @@ def resolve_strategies(strategies: Iterable[str | Strategy] | str | None) -> lis
         elif item == "all":
             heads = [name for name in list_heads() if isinstance(make_head(name), Head)]
             names += [*DEFAULT_STRATEGIES, *(n for n in heads if n not in DEFAULT_STRATEGIES)]
-            names += [name for name in STRATEGIES if name not in heads]
+            names += [one.name for one in make_strategies("all") if one.name not in heads]
         else:
             names.append(item)
     return make_strategies(names)

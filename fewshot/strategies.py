@@ -64,18 +64,43 @@ _BUILT_IN = (
     ),
 )
 
-STRATEGIES = {strategy.name: strategy for strategy in _BUILT_IN}
+# Each goes through the whole network in every step and takes several times as long as all of the above together.
+_BY_NAME = (
+    Strategy(
+        "norm-tuning",
+        "norm-tuning",
+        "heavy",
+        "from the linear probe, trains the normalisation layers of the whole network if the images show that it helps",
+    ),
+    Strategy(
+        "lora",
+        "lora",
+        "heavy",
+        "from the linear probe, trains low-rank changes of all linear maps if the images show that it helps",
+    ),
+    Strategy(
+        "fine-tune-full",
+        "fine-tune-full",
+        "heavy",
+        "from the linear probe, trains all layers, early ones more slowly, if the images show that it helps",
+    ),
+)
+
+STRATEGIES = {strategy.name: strategy for strategy in (*_BUILT_IN, *_BY_NAME)}
 BASELINES = ("simple-cnn", "simple-cnn-tuned")
 """Strategies that differences are taken to, where they take part."""
 
 
 def list_strategies() -> list[str]:
-    """List the names that ``strategies=`` takes, baselines first."""
+    """List the names that ``strategies=`` takes, baselines first; the last are slow, and run only where named."""
     return list(STRATEGIES)
 
 
 def make_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[Strategy]:
-    """Resolve names and strategies; ``None`` or ``"all"`` means every built-in one.
+    """Resolve names and strategies; ``None`` or ``"all"`` means every built-in one but the slow ones.
+
+    Slow are those that train within a whole network: ``norm-tuning``, ``lora`` and ``fine-tune-full`` run where they
+    are named.
 
     A head's name, a head or a scikit-learn classifier is a strategy, too: on the images as they are.
 

@@ -22,6 +22,9 @@ from sklearn.svm import SVC
 import fewshot
 from fewshot import FewShotClassifier, list_heads
 from fewshot.errors import FewshotError, InvalidInputError, ModelFileError
+from fewshot.finetune.full import FullFineTune
+from fewshot.finetune.lora import LoRA
+from fewshot.finetune.norm_tuning import NormTuning
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.finetune.strategies import FineTune
 from fewshot.heads import make_head
@@ -32,6 +35,9 @@ from fewshot.modelfile.sklearn_heads import fit_again, make_sklearn
 
 QUICK = {
     "fine-tune": FineTune(steps=2, batch_size=2),
+    "fine-tune-full": FullFineTune(steps=1, batch_size=2, learning_rates=(1e-3,)),
+    "lora": LoRA(steps=1, batch_size=2, learning_rates=(1e-3,)),
+    "norm-tuning": NormTuning(steps=1, batch_size=2, learning_rates=(1e-3,)),
     "simple-cnn-tuned": TunedSimpleCNNHead(min_steps=2, batch_size=2),
 }
 

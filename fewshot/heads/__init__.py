@@ -22,6 +22,9 @@ HEADS = NameTable(
         "bd-cspn": "fewshot.heads.bd_cspn:BDCSPNHead",
         # Heads that need pixels: they train a network, or a part of one.
         "fine-tune": "fewshot.finetune.strategies:FineTune",
+        "norm-tuning": "fewshot.finetune.norm_tuning:NormTuning",
+        "lora": "fewshot.finetune.lora:LoRA",
+        "fine-tune-full": "fewshot.finetune.full:FullFineTune",
         "simple-cnn": "fewshot.finetune.simple_cnn:SimpleCNNHead",
         "simple-cnn-tuned": "fewshot.finetune.simple_cnn:TunedSimpleCNNHead",
     },
