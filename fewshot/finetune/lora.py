@@ -48,7 +48,7 @@ class LoRA(NetworkTuning):
         self,
         *,
         rank: int = 4,
-        learning_rates: Sequence[float] = (1e-3, 3e-3),
+        learning_rates: Sequence[float] = (3e-3, 1e-2),
         steps: int = 50,
         batch_size: int = 16,
         C: float = 1.0,
@@ -75,18 +75,18 @@ class LoRA(NetworkTuning):
         _require_peft()
 
     def _begin(self, network: nn.Module, seed: int) -> Trained:
-        import peft
-
         names = [name.removesuffix(".weight") for name in self._changed(network)]
-        config = peft.LoraConfig(
-            r=self.rank,
-            lora_alpha=self.rank,
-            # As a pattern: a list would match every layer whose name ends so.
-            target_modules="|".join(map(re.escape, names)),
-        )
         # A fork keeps the caller's random numbers as they were; the lock keeps other threads out of it.
         with _INITIALISING, torch.random.fork_rng(devices=[]):
+            import peft
+
             torch.manual_seed(seed)
+            config = peft.LoraConfig(
+                r=self.rank,
+                lora_alpha=self.rank,
+                # As a pattern: a list would match every layer whose name ends so.
+                target_modules="|".join(map(re.escape, names)),
+            )
             peft.inject_adapter_in_model(config, network)
         return [([p for name, p in network.named_parameters() if ".lora_" in name], 1.0)]
 
