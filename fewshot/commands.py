@@ -25,6 +25,7 @@ from fewshot.errors import FewshotError, ImageError, InvalidInputError, ModelFil
 from fewshot.features import check_n_views
 from fewshot.files import cannot_write, write_file
 from fewshot.heads import HEADS
+from fewshot.heads.auto import AutoHead
 from fewshot.images.audit import audit
 from fewshot.images.data_report import describe
 from fewshot.images.findings import Finding
@@ -41,7 +42,14 @@ Outcome: TypeAlias = "tuple[str, str, list[float], ImageError | None]"
 
 
 def fit_folder(
-    directory: Path, output: Path, *, parameters: dict[str, Any], strict: bool = False, overwrite: bool = False
+    directory: Path,
+    output: Path,
+    *,
+    parameters: dict[str, Any],
+    unlabeled: Path | None = None,
+    single_class: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train on a folder and save the model; return what was understood of the folder.
 
@@ -49,6 +57,8 @@ def fit_folder(
         directory: what to train on.
         output: the model folder.
         parameters: of :class:`FewShotClassifier`.
+        unlabeled: a folder of images without labels, to learn from as well.
+        single_class: take a folder of one class.
         strict: stop at the first unreadable image.
         overwrite: replace a model that is there already.
 
@@ -62,21 +72,42 @@ def fit_folder(
     if not overwrite and (output / "config.json").exists():
         raise ModelFileError(f"{output} holds a model already. Choose another name, or replace it with --overwrite.")
     audited = audit(load_training(directory), strict=strict)
-    check_train(audited)
-    classifier = FewShotClassifier(**parameters).fit(audited.dataset)
+    if not single_class:
+        check_train(audited)
+    others = None if unlabeled is None else find_images(unlabeled)[0]
+    classifier = FewShotClassifier(**parameters)
+    classifier.fit(audited.dataset, unlabeled=others, single_class=single_class)
     classifier.save(output)
     note = getattr(classifier.head_, "note_", "")
     return {
         "model": str(output),
         "classes": audited.dataset.counts(),
         "skipped": [{"image": e.source, "code": e.code, "message": e.message} for e in audited.skipped],
-        "notes": [*audited.notes, *([f"{parameters['head']}: {note}"] if note else [])],
+        "notes": [*audited.notes, *([f"{parameters['head']}: {note}"] if note else []), *_what_to_expect(classifier)],
         "data": describe(audited, source=str(directory)).to_dict(),
     }
 
 
+def _what_to_expect(classifier: FewShotClassifier) -> list[str]:
+    """Say what was chosen, and which accuracy to expect."""
+    said = [classifier.explain_choice()] if isinstance(classifier.head_, AutoHead) else []
+    if classifier.known_ is not None and classifier.known_.evidence is not None:
+        low, _, high = classifier.expected_accuracy()
+        said.append(
+            f"On new images of these classes expect {100 * low:.0f} to {100 * high:.0f} % right: on four of five other "
+            "data sets, what such training images said held in such an interval. Test images would tell."
+        )
+    return said
+
+
 def predict_images(
-    model: Path, images: Sequence[Path], *, strict: bool = False, backbone: str | None = None
+    model: Path,
+    images: Sequence[Path],
+    *,
+    strict: bool = False,
+    backbone: str | None = None,
+    transductive: bool = False,
+    reject: bool = False,
 ) -> tuple[list[str], Iterator[Outcome], list[Finding]]:
     """Load a model and predict images block by block, so that memory does not grow with their number.
 
@@ -85,6 +116,8 @@ def predict_images(
         images: image files, and folders of them.
         strict: raise at the first unreadable image.
         backbone: see :func:`fewshot.load`.
+        transductive: label the images jointly; see :meth:`FewShotClassifier.predict_proba`.
+        reject: an image of none of the classes gets no label; see :meth:`FewShotClassifier.predict`.
 
     Returns:
         Class names, one outcome per image, in order, and what was left out of the folders.
@@ -103,8 +136,10 @@ def predict_images(
     if strict:
         refuse_left_out(findings)
     outcomes = (
-        (image, "" if error else str(label), [] if proba is None else proba.tolist(), error)
-        for image, label, proba, error in classifier.predict_each(files, strict=strict)
+        (image, "" if label is None else str(label), [] if proba is None else proba.tolist(), error)
+        for image, label, proba, error in classifier.predict_each(
+            files, strict=strict, transductive=transductive, reject=reject
+        )
     )
     return [str(name) for name in classifier.classes_], outcomes, findings
 
@@ -132,6 +167,29 @@ def prediction_rows(
     return n_predicted
 
 
+def suggest_images(
+    model: Path, images: Sequence[Path], count: int, *, backbone: str | None = None
+) -> tuple[list[str], list[tuple[str, ImageError]]]:
+    """Choose the images whose labels would teach a model most, the most wanted first; and list unreadable ones.
+
+    Raises:
+        ModelFileError: the folder is no model.
+        DatasetError: a folder without images.
+        InvalidInputError: a model whose head takes pictures, or a count below 1.
+    """
+    classifier = load(model, backbone=backbone)
+    files = [file for path in images for file in (find_images(path)[0] if path.is_dir() else [str(path)])]
+    usable: list[str] = []
+    failed: list[tuple[str, ImageError]] = []
+    for file in files:
+        try:
+            read_image(file)
+            usable.append(file)
+        except ImageError as error:
+            failed.append((file, error))
+    return [usable[i] for i in classifier.suggest(usable, count)], failed
+
+
 def _guard(text: str) -> str:
     """Keep a spreadsheet from taking a name for a formula; a lone surrogate is escaped."""
     safe = text.encode("utf-8", "backslashreplace").decode()
@@ -139,22 +197,23 @@ def _guard(text: str) -> str:
     return "'" + safe if safe.startswith((*"=+-@\t\r\n", *"＝＋－＠")) else safe
 
 
-def parts_of(strategy: str) -> tuple[str, str]:
-    """Look up a strategy's head and policy; ``linear-probe-light`` is ``linear-probe-heavy`` with another policy.
+def parts_of(strategy: str) -> tuple[str, str, str]:
+    """Look up a strategy's head, policy and representation; ``linear-probe-light`` is ``-heavy`` with another policy.
 
-    A head's name is a strategy as well, without augmentation.
+    A head's name is a strategy as well, on features as they are and without augmentation.
 
     Raises:
         UnknownNameError: no such strategy.
     """
     stem, _, policy = strategy.rpartition("-")
     if strategy not in STRATEGIES and f"{stem}-heavy" in STRATEGIES and policy in POLICIES:
-        return str(STRATEGIES[f"{stem}-heavy"].head), policy
+        return str(STRATEGIES[f"{stem}-heavy"].head), policy, STRATEGIES[f"{stem}-heavy"].representation
     if strategy not in STRATEGIES:
         if strategy in HEADS:
-            return strategy, "none"
+            return strategy, "none", "plain"
         raise unknown_name("strategy", strategy, [*STRATEGIES, *HEADS])
-    return str(STRATEGIES[strategy].head), str(STRATEGIES[strategy].augmentation or "none")
+    found = STRATEGIES[strategy]
+    return str(found.head), str(found.augmentation or "none"), found.representation
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
 from fewshot.cells import Event, OnEvent, train_and_predict, whole_split
 from fewshot.comparison import compare
 from fewshot.errors import InvalidInputError
-from fewshot.features import extract_views
 from fewshot.files import write_file
 from fewshot.finetune.base import ImageHead
 from fewshot.fitting import fit_on_views
@@ -26,6 +25,8 @@ from fewshot.images.dataset import ImageDataset
 from fewshot.images.fruits import load_fruits
 from fewshot.names import unknown_name
 from fewshot.report.model import Draws, Report
+from fewshot.representation import load_representation
+from fewshot.representation.base import Parts, Representation
 from fewshot.store import FeatureStore
 from fewshot.strategies import STRATEGIES, Strategy, make_strategies
 
@@ -189,9 +190,8 @@ def _frozen_draws(
 ) -> list[Draws]:
     backbone, store = load_backbone(DEFAULT_BACKBONE), FeatureStore()
 
-    def extract(dataset: ImageDataset, policy: str, subject: str) -> NDArray[np.float32]:
-        return extract_views(
-            backbone,
+    def extract(representation: Representation, dataset: ImageDataset, policy: str | None, subject: str) -> Parts:
+        return representation.parts(
             dataset.sources,
             augmentation=policy,
             n_views=n_views,
@@ -200,16 +200,24 @@ def _frozen_draws(
             progress=lambda done, total: on_event and on_event(Event("progress", subject, done, total)),
         )
 
-    heavy = extract(pool, "heavy", "other photos to draw, with views")
-    test = extract(queries, "none", "all held-out photos")[:, 0]
     train_labels, test_labels = np.array(pool.labels), np.array(queries.labels)
+    strategies = _strategies(trains=False)
+    found: dict[str, tuple[Representation, Parts, Parts]] = {}
+    for name in dict.fromkeys(strategy.representation for strategy in strategies):
+        made = load_representation(name, backbone)
+        drawn_from = extract(made, pool, "heavy" if name == "plain" else None, "other photos to draw, with views")
+        found[name] = made, drawn_from, extract(made, queries, None, "all held-out photos")
     results = []
-    for strategy in _strategies(trains=False):
-        views = heavy if strategy.augmentation == "heavy" else heavy[:, :1]
+    for strategy in strategies:
+        made, drawn_from, test = found[strategy.representation]
+        rows = drawn_from if strategy.augmentation == "heavy" else drawn_from.central()
         accuracies = []
         for draw in draws:
-            head = fit_on_views(make_head(strategy.head), views[draw.support], train_labels[draw.support], seed)
-            accuracies.append(_accuracy(head.predict(test[draw.query]) == test_labels[draw.query]))
+            support = rows.take(draw.support)
+            space = made.space(support)
+            head = fit_on_views(make_head(strategy.head), space.vectors(support), train_labels[draw.support], seed)
+            predicted = head.predict(space.vectors(test.take(draw.query))[:, 0])
+            accuracies.append(_accuracy(predicted == test_labels[draw.query]))
         results.append(Draws(strategy.name, tuple(range(len(draws))), tuple(accuracies)))
     return results
 

@@ -44,6 +44,13 @@ _BUILT_IN = (
         "heavy",
         "the same CNN given a fair chance: augmentation, enough steps, schedule, weight decay",
     ),
+    Strategy(
+        "auto",
+        "auto",
+        None,
+        "frozen backbone, several views and what the images call for; linear heads averaged: what `fit` does by itself",
+        "auto",
+    ),
     Strategy("prototypical", "prototypical", None, "frozen backbone, nearest class mean by cosine"),
     Strategy("linear-probe", "linear-probe", None, "frozen backbone, logistic regression on L2-normalised features"),
     Strategy(

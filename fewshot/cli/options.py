@@ -12,7 +12,7 @@ Backbone = Annotated[
 Augmentation = Annotated[str, typer.Option(help="Policy for training views; see `fewshot augmentations`.")]
 Representation = Annotated[
     str | None,
-    typer.Option(help="What is made of the backbone's features: plain (the default), averaged, tuned or auto."),
+    typer.Option(help="What is made of the backbone's features: plain, averaged, tuned or auto."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

@@ -43,6 +43,7 @@ for _command in (
     benchmarks.report,
     training.fit,
     training.predict,
+    training.suggest,
     training.augment,
     lists.backbones,
     lists.heads,

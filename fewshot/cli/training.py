@@ -21,6 +21,9 @@ from fewshot.errors import InvalidInputError
 if TYPE_CHECKING:
     from fewshot.report.model import Report
 
+NONE_OF_THEM = "(none of these)"
+"""Printed in the place of a label."""
+
 FRUITS = (
     "Anjou, Cantaloupe, Conference, Galia-Melon, Golden-Delicious, Granny-Smith, Honeydew-Melon, Kaiser, Orange, "
     "Pink-Lady, Red-Delicious, Royal-Gala, Satsumas, Watermelon"
@@ -162,7 +165,7 @@ def fit(
         str, typer.Option(help="Name of a strategy, as `compare` shows it: its head and augmentation.")
     ] = "",
     head: Annotated[
-        str | None, typer.Option(help="Name of a head; see `fewshot heads`. By default linear-probe.")
+        str | None, typer.Option(help="Name of a head; see `fewshot heads`. By default auto, which chooses.")
     ] = None,
     backbone: Backbone = "efficientnet_lite0",
     augmentation: Annotated[
@@ -174,6 +177,12 @@ def fit(
     ] = None,
     views: Annotated[int, typer.Option(help="Augmented views per image.")] = 16,
     representation: Representation = None,
+    unlabeled: Annotated[
+        Path | None, typer.Option(help="Folder of images without labels, such as those to predict; they help, too.")
+    ] = None,
+    single_class: Annotated[
+        bool, typer.Option("--single-class", help="Take a folder of one class, for `predict --reject`.")
+    ] = False,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there already.")] = False,
     strict: Strict = False,
@@ -188,7 +197,7 @@ def fit(
 
     if strategy and (head or augmentation):
         raise InvalidInputError("Give either --strategy or --head and --augmentation: a strategy says both.")
-    parts = parts_of(strategy) if strategy else (head or "linear-probe", augmentation or "auto")
+    parts = parts_of(strategy) if strategy else (head or "auto", augmentation or "auto", "auto")
     summary = fit_folder(
         directory,
         output,
@@ -199,8 +208,10 @@ def fit(
             "n_views": views,
             "random_state": seed,
             "cache": not no_cache,
-            "representation": representation or "plain",
+            "representation": representation or parts[2],
         },
+        unlabeled=unlabeled,
+        single_class=single_class,
         strict=strict,
         overwrite=overwrite,
     )
@@ -221,6 +232,12 @@ def predict(
     backbone: Annotated[
         str | None, typer.Option(help="Where its backbone is, for a model whose backbone is a folder or on the hub.")
     ] = None,
+    transductive: Annotated[
+        bool, typer.Option("--transductive", help="Label all of them jointly: each is judged by the others, too.")
+    ] = False,
+    reject: Annotated[
+        bool, typer.Option("--reject", help="Give no label to images that are of none of the classes.")
+    ] = False,
     strict: Strict = False,
     json: Json = False,
 ) -> None:
@@ -233,7 +250,9 @@ def predict(
 
     if csv and json:
         raise InvalidInputError("Give either --csv or --json.")
-    classes, outcomes, findings = predict_images(model, images, strict=strict, backbone=backbone)
+    classes, outcomes, findings = predict_images(
+        model, images, strict=strict, backbone=backbone, transductive=transductive, reject=reject
+    )
     outcomes = _noted(outcomes, finished)
     predicted: list[Any] = []
     failed: list[Any] = []
@@ -247,12 +266,12 @@ def predict(
             else:
                 predicted.append((name, label, proba))
                 if not json:
-                    typer.echo(f"{show(name)}\t{show(label)}\t{max(proba):.3f}")
+                    typer.echo(f"{show(name)}\t{show(label) or NONE_OF_THEM}\t{max(proba):.3f}")
     if json:
         print_json(
             {
                 "predictions": [
-                    {"image": n, "label": label, "proba": dict(zip(classes, p, strict=True))}
+                    {"image": n, "label": label or None, "proba": dict(zip(classes, p, strict=True))}
                     for n, label, p in predicted
                 ],
                 "errors": [{"image": n, "code": e.code, "message": e.message} for n, e in failed],
@@ -282,6 +301,37 @@ def _what_was_predicted(count: int, *, printed: bool) -> str:
     done = f"{count} image{'' if count == 1 else 's'} {'was' if count == 1 else 'were'} predicted"
     kept = "their rows are complete" if printed else "nothing was printed; features that were extracted are kept"
     return f"{done}; {kept}. Begin again:\n  {command_line()}"
+
+
+def suggest(
+    model: Annotated[Path, typer.Argument(help="Folder that `fewshot fit` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Images without labels, or folders of them.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many to label next.")] = 10,
+    backbone: Annotated[
+        str | None, typer.Option(help="Where its backbone is, for a model whose backbone is a folder or on the hub.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Name the images whose labels would teach the model most: typical ones first, later uncertain ones."""
+    from fewshot.commands import suggest_images
+    from fewshot.console import print_json, say
+    from fewshot.images.labels import show
+
+    wanted, failed = suggest_images(model, images, count, backbone=backbone)
+    if json:
+        print_json(
+            {
+                "suggestions": wanted,
+                "errors": [{"image": n, "code": e.code, "message": e.message} for n, e in failed],
+            }
+        )
+    else:
+        for name in wanted:
+            typer.echo(show(name))
+    for _, error in failed:
+        say(f"Left out: {error}")
+    if failed and not wanted:
+        raise typer.Exit(1)
 
 
 def augment(

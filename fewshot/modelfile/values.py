@@ -55,8 +55,8 @@ def _fact(value: Any) -> Any:
 
 
 def _labels(values: list[Any]) -> list[Any]:
-    if not 2 <= len(values) <= MAX_CLASSES:
-        raise ValueError(f"{len(values)} classes; from 2 to {MAX_CLASSES} are taken")
+    if not 1 <= len(values) <= MAX_CLASSES:
+        raise ValueError(f"{len(values)} classes; from 1 to {MAX_CLASSES} are taken")
     for position, value in enumerate(values):
         if type(value) not in (bool, int, float, str):
             raise ValueError(f"entry {position} is neither a text, a number, true nor false")
