@@ -34,7 +34,7 @@ from fewshot.representation.tuned import POSTERIOR_SHARE, STAGE_SHARE, SURE, UNS
 from fewshot.representation.whitening import SHRINK, Whitening, read_statistics
 from fewshot.store import FeatureStore
 from fewshot.views import FixedViews
-from tests.statistics import make_statistics
+from tests.made_statistics import make_statistics
 
 
 @pytest.fixture
