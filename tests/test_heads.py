@@ -12,6 +12,7 @@ from fewshot.errors import InvalidInputError, UnknownNameError
 from fewshot.finetune.base import ImageHead
 from fewshot.heads import HEADS, list_heads, make_head
 from fewshot.heads.base import Head, TransductiveHead
+from fewshot.heads.distribution_calibration import DistributionCalibrationHead
 from fewshot.heads.ensemble import EnsembleHead
 from fewshot.heads.gda import GDAHead
 from fewshot.heads.knn import KNNHead
@@ -30,6 +31,7 @@ VARIANTS = [
     RidgeHead(normalize=False),
     SVMHead(normalize=False),
     GDAHead(normalize=False),
+    DistributionCalibrationHead(normalize=False, power=0.5),
     KNNHead(k=1),
     EnsembleHead(members=("knn", RidgeHead(alpha=0.1)), weights=(1, 2.5)),
     TIMHead(alpha_divergence=5.0),

@@ -16,6 +16,7 @@ HEADS = NameTable(
         "ridge": "fewshot.heads.ridge:RidgeHead",
         "svm": "fewshot.heads.svm:SVMHead",
         "gda": "fewshot.heads.gda:GDAHead",
+        "distribution-calibration": "fewshot.heads.distribution_calibration:DistributionCalibrationHead",
         "knn": "fewshot.heads.knn:KNNHead",
         "tip-adapter": "fewshot.heads.tip_adapter:TipAdapterHead",
         "ensemble": "fewshot.heads.ensemble:EnsembleHead",
