@@ -431,19 +431,23 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed: int,
         progress: Progress | None,
     ) -> tuple[Parts, Parts | None]:
-        """Compute the parts of training images and their augmented views, and those of each fixed view by itself.
+        """Compute the parts of training images and their augmented views, and those of views of each by themselves.
 
-        The latter say how far an image may be from its class, where classes have few images; else there are none.
+        The latter say how far an image may be from its class, where classes have few images and views are computed in
+        any case: the fixed ones of a representation that averages them, else the augmented ones. Else there are none.
         """
         policy = training_policy(self.augmentation, representation)
         few = np.unique(labels, return_counts=True)[1].min() < _FEW_IMAGES
-        if not policy.has_views and few:
+        averages = representation.name != "plain"
+        if averages and few and not policy.has_views:
             each = representation.parts(images, augmentation=FixedViews(), store=self._store(), progress=progress)
             return each.central(), each
         parts = representation.parts(
             images, augmentation=policy, n_views=n_views, seed=seed, store=self._store(), progress=progress
         )
-        return parts, representation.parts(images, augmentation=FixedViews(), store=self._store()) if few else None
+        if averages and few:
+            return parts, representation.parts(images, augmentation=FixedViews(), store=self._store())
+        return parts, parts if few and policy.has_views and n_views > 1 else None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a model folder: ``config.json``, ``model.safetensors`` and ``README.md``. No pickle.

@@ -153,7 +153,7 @@ def test_two_data_sets_of_the_same_images_are_two_data_sets(photos):
 
 
 def test_parameters_out_of_range_are_refused_before_anything_is_computed(photos, monkeypatch):
-    monkeypatch.setattr("fewshot.representation.plain.extract_views", lambda *_, **__: pytest.fail("extracted"))
+    monkeypatch.setattr("fewshot.representation.plain.extract_with", lambda *_, **__: pytest.fail("extracted"))
     for head in (PrototypicalHead(metric="cosin"), LinearProbe(C=-1)):
         with pytest.raises((InvalidInputError, UnknownNameError)):
             fewshot.benchmark({"two fruits": photos}, **SMALL, strategies=[Strategy("s", head)])
@@ -243,7 +243,7 @@ def test_ranges_and_imbalance(photos):
 
 
 def test_what_the_data_cannot_serve_is_refused_before_anything_is_extracted(photos, monkeypatch):
-    monkeypatch.setattr("fewshot.representation.plain.extract_views", lambda *_, **__: pytest.fail("extracted"))
+    monkeypatch.setattr("fewshot.representation.plain.extract_with", lambda *_, **__: pytest.fail("extracted"))
     with pytest.raises(DatasetError, match=r"two fruits, 2-way, 9-shot.*Granny-Smith \(10\), Orange \(10\)"):
         fewshot.benchmark({"two fruits": photos}, **SMALL | {"k_shots": (1, 9)})
     with pytest.raises(DatasetError, match="Episodes need 5 classes; the data has 2"):

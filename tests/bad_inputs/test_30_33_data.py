@@ -19,7 +19,7 @@ def no_features(monkeypatch):
     def refuse(*_, **__):
         pytest.fail("a feature was extracted")
 
-    monkeypatch.setattr("fewshot.representation.plain.extract_views", refuse)
+    monkeypatch.setattr("fewshot.representation.plain.extract_with", refuse)
 
 
 def make(root, counts, start=0):

@@ -48,7 +48,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("kind", ["nan", "infinite"])
 def test_36_features_that_are_not_finite_name_the_images_and_the_backbone(broken, folder, kind):
     images = [str(path) for path in sorted(folder.rglob("*.png"))]
-    classifier = FewShotClassifier(backbone=broken(kind), augmentation="none")
+    classifier = FewShotClassifier(backbone=broken(kind), augmentation="none", representation="plain")
     with pytest.raises(
         FeatureError, match="efficientnet_lite0 gives features that are NaN or infinite for 2"
     ) as caught:
@@ -61,7 +61,9 @@ def test_36_no_such_feature_is_stored(broken, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("FEWSHOT_CACHE", str(tmp_path / "own"))
     images = [str(path) for path in sorted(folder.rglob("*.png"))]
     with pytest.raises(FeatureError):
-        FewShotClassifier(backbone=broken("nan"), augmentation="none").fit(images, ["a", "a", "b", "b"])
+        FewShotClassifier(backbone=broken("nan"), augmentation="none", representation="plain").fit(
+            images, ["a", "a", "b", "b"]
+        )
     assert len(FeatureStore()) == 0
 
 
@@ -70,7 +72,9 @@ def test_36_the_same_features_for_every_image_name_the_images_and_the_backbone(b
     said = r"efficientnet_lite0 gives the same features for all 4 images .*0\.png"
     images = [str(path) for path in sorted(folder.rglob("*.png"))]
     with pytest.raises(FeatureError, match=said):
-        FewShotClassifier(backbone=backbone, augmentation="none").fit(images, ["a", "a", "b", "b"])
+        FewShotClassifier(backbone=backbone, augmentation="none", representation="plain").fit(
+            images, ["a", "a", "b", "b"]
+        )
     with pytest.raises(FeatureError, match=said):
         compare(folder, strategies=["prototypical"], backbone=backbone)
     with pytest.raises(FeatureError, match=said):

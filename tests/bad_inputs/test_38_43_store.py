@@ -57,7 +57,7 @@ def classify(backbone, two_fruits):
     train, test = two_fruits
 
     def run(**options):
-        classifier = FewShotClassifier(backbone=backbone, augmentation=None, **options)
+        classifier = FewShotClassifier(backbone=backbone, augmentation=None, representation="plain", **options)
         return classifier.fit(train).predict_proba(test.sources)
 
     return run
