@@ -479,3 +479,43 @@ def test_a_heads_name_is_a_strategy_to_fit(run, fruit_folder, tmp_path):
     code, _, errors = run("fit", fruit_folder / "train", "-o", tmp_path / "n", "--strategy", "rigde")
     assert code == 2
     assert "'ridge'" in errors
+
+
+def test_questions_beyond_the_class_have_commands(run, fruit_folder, tmp_path):
+    code, _, said = run("fit", fruit_folder / "train", "-o", tmp_path / "model")
+    assert code == 0
+    assert "Chose " in said
+    assert "% right" in said
+    stranger = tmp_path / "stranger.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(stranger)
+    assert run("predict", tmp_path / "model", stranger, "--reject")[1].split("\t")[1] == "(none of these)"
+    answer = json.loads(run("predict", tmp_path / "model", stranger, "--reject", "--json")[1])["predictions"][0]
+    assert answer["label"] is None
+    assert sum(answer["proba"].values()) == pytest.approx(1)
+    code, printed, _ = run("predict", tmp_path / "model", fruit_folder / "test", "--transductive")
+    assert code == 0
+    assert len(printed.splitlines()) == 12
+    broken = fruit_folder / "test" / "Orange" / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    code, printed, said = run("suggest", tmp_path / "model", fruit_folder / "test", "-n", 3)
+    assert code == 0
+    assert len(set(printed.splitlines())) == 3
+    assert "broken.jpg" in said
+    assert len(json.loads(run("suggest", tmp_path / "model", fruit_folder / "test", "--json")[1])["suggestions"]) == 10
+    assert run("suggest", tmp_path / "model", broken)[0] == 1
+
+
+def test_fit_takes_images_without_labels_and_a_single_class(run, fruit_folder, tmp_path):
+    unlabeled = ("--unlabeled", fruit_folder / "test")
+    assert run("fit", fruit_folder / "train", "-o", tmp_path / "model", *unlabeled)[0] == 0
+    assert fewshot.load(tmp_path / "model").known_.unlabeled.shape[0] == 12
+    code, _, said = run("fit", fruit_folder / "train", "-o", tmp_path / "other", "--head", "ridge", *unlabeled)
+    assert code == 2
+    assert "learns nothing from images without a label" in said
+    apples = tmp_path / "apples"
+    (fruit_folder / "train" / "Granny-Smith").rename(tmp_path / "Granny-Smith")
+    apples.mkdir()
+    (tmp_path / "Granny-Smith").rename(apples / "Granny-Smith")
+    assert run("fit", apples, "-o", tmp_path / "one")[0] != 0
+    assert run("fit", apples, "-o", tmp_path / "one", "--single-class")[0] == 0
+    assert fewshot.load(tmp_path / "one").classes_.tolist() == ["Granny-Smith"]
