@@ -35,8 +35,8 @@ MARGIN_SHARE = 0.15
 """Temperature over mean training margin, where nothing else is known."""
 SPREAD = 0.3
 """Standard deviation of the log of that ratio, over tasks."""
-# Far beyond what the prior leaves possible.
-_REACH = 6.0
+# Of the ratio's logarithm about the prior's: answers no better than chance take it far up.
+_LOWEST, _HIGHEST = -2.0, 5.0
 
 
 def support_temperature(head: Any, X: ArrayLike, y: ArrayLike, *, answers: HeldOut | None = None) -> float:
@@ -76,7 +76,7 @@ def margin_share(evidence: HeldOut, *, prior: float = MARGIN_SHARE, spread: floa
         spread: standard deviation of its logarithm.
 
     Returns:
-        The ratio, within a factor of exp(6 ``spread``) of the prior.
+        The ratio, from exp(-2) to exp(5) times the prior.
     """
     usable = np.isfinite(evidence.margins) & (evidence.margins > 0)
     if not usable.any():
@@ -87,9 +87,7 @@ def margin_share(evidence: HeldOut, *, prior: float = MARGIN_SHARE, spread: floa
     def surprise(log_ratio: float) -> float:
         return log_loss(logits / (prior * np.exp(log_ratio)), labels) + 0.5 * (log_ratio / spread) ** 2
 
-    found = minimize_scalar(
-        surprise, bounds=(-_REACH * spread, _REACH * spread), method="bounded", options={"xatol": 1e-6}
-    )
+    found = minimize_scalar(surprise, bounds=(_LOWEST, _HIGHEST), method="bounded", options={"xatol": 1e-6})
     return float(prior * np.exp(found.x))
 
 

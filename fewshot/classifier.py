@@ -26,17 +26,17 @@ from fewshot.fitting import (
     fit_on_views,
     fit_one_class,
     images_and_labels,
+    one_class_head,
     readable,
     training_policy,
 )
 from fewshot.heads import make_head
 from fewshot.heads.auto import AutoHead
 from fewshot.heads.base import Head, TransductiveHead
-from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.heads.self_training import SelfTrainingHead
 from fewshot.images.dataset import ImageDataset, as_sources
 from fewshot.images.reader import ImageLike, source_name
-from fewshot.known import check_known, learn, tempered
+from fewshot.known import MAX_UNLABELED, check_known, judge, learn
 from fewshot.representation import RepresentationLike, load_representation
 from fewshot.representation.base import Parts, Representation, Space
 from fewshot.store import FeatureStore
@@ -155,11 +155,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             load_policy(self.augmentation)
         views = check_n_views(self.n_views)
         images, labels = images_and_labels(X, y, least=1 if single_class else 2)
-        others = None if unlabeled is None else as_sources(unlabeled)
-        if len(set(labels.tolist())) == 1 and isinstance(head, AutoHead):
-            head = PrototypicalHead()
+        others = as_sources(unlabeled) if unlabeled is not None and len(unlabeled) else None
         if others is not None:
-            check_joint(head)
+            check_joint(head, len(others), MAX_UNLABELED, single_class=single_class)
+        if len(set(labels.tolist())) == 1:
+            head = one_class_head(head)
         seed = as_seed(self.random_state)
         backbone = load_backbone(self.backbone) if getattr(head, "needs_backbone", True) else None
         # A fit that fails leaves the classifier as it was, so everything is assigned at the end.
@@ -289,7 +289,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         known = check_known(self.known_, "novelty_score")
-        return known.detector().score(self._features(as_sources(X)))
+        return known.detector.score(self._features(as_sources(X)))
 
     def suggest(self, unlabeled: Sequence[ImageLike] | ImageDataset, n: int) -> NDArray[np.intp]:
         """Choose the images whose labels would teach most: typical ones first, later uncertain ones.
@@ -340,7 +340,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             NotFittedError: ``fit`` was not called.
         """
         check_is_fitted(self)
-        said = [self.head_.explain() if isinstance(self.head_, AutoHead) else f"The head is {self.head_!r}, as asked."]
+        said = [self._chosen()]
         if self.space_ is not None and "familiar" in self.space_.shares:
             share = self.space_.shares["familiar"]
             said.append(
@@ -348,6 +348,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "classes."
             )
         return " ".join(said)
+
+    def _chosen(self) -> str:
+        """Say which head there is, and why."""
+        if len(self.classes_) == 1:
+            return "There is one class and nothing to choose between; what an image may be is this class or none."
+        if self.known_ is not None and self.known_.unlabeled is not None:
+            head = self.head_ if isinstance(self.head_, TransductiveHead) else SelfTrainingHead()
+            count = len(self.known_.unlabeled)
+            return f"Queries are labelled by {head!r}, jointly with {count} images without a label."
+        return self.head_.explain() if isinstance(self.head_, AutoHead) else f"The head is {self.head_!r}, as asked."
 
     def _answer(
         self,
@@ -365,22 +375,23 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         images = as_sources(X)
-        if transductive or reject:
-            check_known(self.known_, "transductive=True" if transductive else "reject=True")
+        if reject or (transductive and not isinstance(self.head_, TransductiveHead)):
+            check_known(self.known_, "reject=True" if reject else "transductive=True")
+        nothing = np.empty((0, len(self.classes_))), self.classes_[:0].astype(object if reject else self.classes_.dtype)
         if not images:
-            return np.empty((0, len(self.classes_))), self.classes_[:0]
+            return nothing
         if isinstance(self.head_, ImageHead):
             images = images if errors is None else readable(images, errors)
             proba = self.head_.predict_proba_images(images) if images else np.empty((0, len(self.classes_)))
             return proba, self.classes_[proba.argmax(axis=1)]
         features = self._features(images, progress, errors)
         if not len(features):
-            return np.empty((0, len(self.classes_))), self.classes_[:0]
+            return nothing
         proba, predicted = self._judge(features, transductive)
         labels = self.classes_[predicted]
         if reject:
             labels = labels.astype(object)
-            labels[check_known(self.known_, "reject=True").detector().is_novel(features)] = None
+            labels[check_known(self.known_, "reject=True").detector.is_novel(features)] = None
         return proba, labels
 
     def _judge(self, features: NDArray[np.float32], transductive: bool) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
@@ -389,13 +400,26 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             return np.ones((len(features), 1)), np.zeros(len(features), dtype=np.intp)
         if known is None or not (transductive or known.unlabeled is not None or isinstance(head, TransductiveHead)):
-            proba, predicted = answers(head, features)
-            return tempered(proba, 1.0 if known is None else known.temperature), predicted
+            return judge(head, features, 1.0 if known is None else known.temperature)
         if not isinstance(head, TransductiveHead):
             head = SelfTrainingHead().fit(known.features, self.classes_[known.codes])
-        together = features if known.unlabeled is None else np.concatenate([known.unlabeled, features])
-        proba, predicted = answers(head, together)
-        return proba[-len(features) :], predicted[-len(features) :]
+        parts = [self._judge_together(head, features[i : i + _TOGETHER]) for i in range(0, len(features), _TOGETHER)]
+        return np.concatenate([proba for proba, _ in parts]), np.concatenate([predicted for _, predicted in parts])
+
+    def _judge_together(
+        self, head: TransductiveHead, features: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """Label queries jointly with each other, and with the images without a label that training was given."""
+        assert self.known_ is not None  # noqa: S101 - for the type checker
+        others = self.known_.unlabeled
+        if others is not None:
+            # An image that is asked about does not count twice.
+            asked = {row.tobytes() for row in features}
+            others = others[[row.tobytes() not in asked for row in others]]
+            features, n_queries = np.concatenate([others, features]), len(features)
+            proba, predicted = answers(head, features)
+            return proba[-n_queries:], predicted[-n_queries:]
+        return answers(head, features)
 
     def _features(
         self,

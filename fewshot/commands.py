@@ -24,7 +24,9 @@ from fewshot.comparison import check_train
 from fewshot.errors import FewshotError, ImageError, InvalidInputError, ModelFileError, OutputError
 from fewshot.features import check_n_views
 from fewshot.files import cannot_write, write_file
-from fewshot.heads import HEADS
+from fewshot.finetune.base import ImageHead
+from fewshot.fitting import readable
+from fewshot.heads import HEADS, make_head
 from fewshot.heads.auto import AutoHead
 from fewshot.images.audit import audit
 from fewshot.images.data_report import describe
@@ -74,7 +76,10 @@ def fit_folder(
     audited = audit(load_training(directory), strict=strict)
     if not single_class:
         check_train(audited)
-    others = None if unlabeled is None else find_images(unlabeled)[0]
+    others, left_out = (None, []) if unlabeled is None else _unlabeled(unlabeled, strict=strict)
+    if isinstance(make_head(parameters["head"]), ImageHead):
+        # It takes pictures; a strategy's name alone does not tell.
+        parameters = parameters | {"representation": "auto"}
     classifier = FewShotClassifier(**parameters)
     classifier.fit(audited.dataset, unlabeled=others, single_class=single_class)
     classifier.save(output)
@@ -82,10 +87,29 @@ def fit_folder(
     return {
         "model": str(output),
         "classes": audited.dataset.counts(),
-        "skipped": [{"image": e.source, "code": e.code, "message": e.message} for e in audited.skipped],
-        "notes": [*audited.notes, *([f"{parameters['head']}: {note}"] if note else []), *_what_to_expect(classifier)],
+        "skipped": [{"image": e.source, "code": e.code, "message": e.message} for e in (*audited.skipped, *left_out)],
+        "notes": [
+            *audited.notes,
+            *(f"Left out: {error}" for error in left_out),
+            *([f"{parameters['head']}: {note}"] if note else []),
+            *_what_to_expect(classifier),
+        ],
         "data": describe(audited, source=str(directory)).to_dict(),
     }
+
+
+def _unlabeled(directory: Path, *, strict: bool) -> tuple[tuple[str, ...], list[ImageError]]:
+    """List the images of a folder that can be read, and why the others cannot.
+
+    Raises:
+        ImageError: with ``strict``, the first that cannot be read.
+    """
+    found: tuple[str, ...] = tuple(find_images(directory)[0])
+    failed: dict[int, ImageError] = {}
+    kept = readable(found, failed)
+    if strict and failed:
+        raise next(iter(failed.values()))
+    return tuple(str(path) for path in kept), list(failed.values())
 
 
 def _what_to_expect(classifier: FewShotClassifier) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewshot.episodes import EpisodeBatch, EpisodeSampler
 from fewshot.errors import FewshotError, InvalidInputError
-from fewshot.fitting import answers, fit_on_views
+from fewshot.fitting import answers, fit_on_views, tell_views
 from fewshot.gram import EpisodeSpace
 from fewshot.heads import make_head
 from fewshot.heads.base import Head, TransductiveHead
@@ -222,6 +222,8 @@ class FeatureTask:
         shared = len(batch) * drawn + time.perf_counter() - start
         classes = torch.from_numpy(labels).to(self.space.device)
         for name, head in heads.items():
+            if self.n_views > 1:
+                head = tell_views(make_head(head), self.n_views)
             start = fitted = time.perf_counter()
             with named_errors(name):
                 if form in _MEANS:

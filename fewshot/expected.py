@@ -50,6 +50,7 @@ class Evidence(NamedTuple):
             mean over images of log(1 - cos) between views of one; ``None`` without views.
         right: lead that the share of right held-out answers amounts to; ``None`` where nothing can be held out.
         likely: lead that the truth's geometric mean probability amounts to, after calibration; as ``right``.
+        n_held: how many held-out answers there were.
     """
 
     n_way: int
@@ -57,6 +58,7 @@ class Evidence(NamedTuple):
     separation: float | None = None
     right: float | None = None
     likely: float | None = None
+    n_held: int = 0
 
 
 class ExpectedAccuracy(NamedTuple):
@@ -93,7 +95,7 @@ def gather_evidence(
     right = (float((answers.logits.argmax(axis=1) == answers.labels).sum()) + 0.5) / (n_held + 1)
     scale = np.where(answers.margins > 0, answers.margins * MARGIN_SHARE, np.inf)
     likely = np.exp(-log_loss(answers.logits / scale[:, None], answers.labels) / n_held)
-    return Evidence(n_way, k_shot, separation, lead(right, n_way), lead(float(likely), n_way))
+    return Evidence(n_way, k_shot, separation, lead(right, n_way), lead(float(likely), n_way), n_held)
 
 
 def expected_accuracy(evidence: Evidence, *, coverage: float = 0.8) -> ExpectedAccuracy:
@@ -126,7 +128,7 @@ def regressors(evidence: Evidence) -> tuple[str, NDArray[np.float64], float]:
     ways = np.log(evidence.n_way)
     if evidence.right is not None and evidence.likely is not None:
         row = np.array([1.0, ways, np.log(evidence.k_shot), evidence.right, evidence.likely])
-        return "several", row, float(np.sqrt(1 + _IMAGES / (evidence.n_way * evidence.k_shot)))
+        return "several", row, float(np.sqrt(1 + _IMAGES / max(1, evidence.n_held)))
     if evidence.separation is not None:
         return "one, with views", np.array([1.0, ways, evidence.separation]), 1.0
     return "one", np.array([1.0, ways]), 1.0

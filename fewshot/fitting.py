@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fewshot.augment import AugmentationLike, Policy, load_policy
 from fewshot.errors import ImageError, InvalidInputError
 from fewshot.heads.auto import AutoHead
-from fewshot.heads.base import TransductiveHead
+from fewshot.heads.base import Head, TransductiveHead
 from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.images.dataset import ImageDataset, as_labels, as_sources
 from fewshot.images.reader import ImageLike, read_image
@@ -62,7 +62,15 @@ def fit_on_views(head: Any, features: NDArray[np.float32], labels: NDArray[Any],
     ]
     if unseeded:
         head.set_params(**dict.fromkeys(unseeded, seed))
+    tell_views(head, views)
     return head.fit(features.reshape(n * views, width), np.repeat(labels, views))
+
+
+def tell_views(head: Any, views: int) -> Any:
+    """Tell a head that asks for it how many views of each image its rows are."""
+    if "views" in head.get_params(deep=False) and isinstance(head, Head):
+        head.set_params(views=views)
+    return head
 
 
 def answers(head: Any, features: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
@@ -104,29 +112,42 @@ def readable(images: tuple[ImageLike, ...], errors: dict[int, ImageError]) -> tu
     return tuple(image for position, image in enumerate(images) if position not in errors)
 
 
-def check_joint(head: Any) -> None:
-    """Refuse a head that can make nothing of images without a label.
+def check_joint(head: Any, count: int, most: int, *, single_class: bool) -> None:
+    """Refuse images without a label where nothing can be made of them.
 
     Raises:
-        InvalidInputError: with those that can.
+        InvalidInputError: a head that judges every image by itself, a single class, or more images than ``most``.
     """
+    if single_class:
+        raise InvalidInputError("unlabeled: with one class there is nothing to label them with; leave them out.")
     if not isinstance(head, (TransductiveHead, AutoHead)):
         raise InvalidInputError(
             f"unlabeled: {head!r} judges every image by itself and learns nothing from images without a label. Use "
             "head='auto', or a transductive head such as 'self-training'."
         )
+    if count > most:
+        raise InvalidInputError(
+            f"unlabeled: {count} images; at most {most} are labelled together. Choose some of them."
+        )
 
 
-def fit_one_class(head: Any, features: NDArray[np.float32], labels: NDArray[Any]) -> None:
-    """Give a prototypical head its one class, which its own ``fit`` rightly refuses: there is nothing to tell apart.
+def one_class_head(head: Any) -> PrototypicalHead:
+    """Give the head that a single class has.
 
     Raises:
-        InvalidInputError: another head.
+        InvalidInputError: another one was asked for.
     """
+    if isinstance(head, AutoHead):
+        return PrototypicalHead()
     if not isinstance(head, PrototypicalHead):
         raise InvalidInputError(
             "single_class=True: with one class there is nothing to choose between; use head='auto'."
         )
+    return head
+
+
+def fit_one_class(head: PrototypicalHead, features: NDArray[np.float32], labels: NDArray[Any]) -> None:
+    """Give a head its one class, which its own ``fit`` rightly refuses: there is nothing to tell apart."""
     rows = torch.from_numpy(features.reshape(-1, features.shape[2]).astype(np.float64))
     with torch.no_grad():
         head.state_ = head._fit(rows, torch.zeros(len(rows), dtype=torch.int64), 1)

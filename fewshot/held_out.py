@@ -1,9 +1,10 @@
 """What a head says of support images that it was not fitted on: the only evidence there is before a test set.
 
-Fold j leaves out the j-th image of every class that has at least two, and a head is fitted on all others. Every fold
-then has the same number of images, so that all of them are one batch: leaving out costs one fit, not one per fold. Held
-out in this way the classes stay balanced, where leaving out one image alone would make its class the smallest, and
-heads that know the classes' sizes would always be surprised.
+Some images of every class that has at least two are left out, and a head is fitted on all others; in turn, until every
+such image was left out once. With as many images in every class and folds for each, one of each class is left out at a
+time. Folds of one size are one batch: leaving out costs one fit, not one per fold. Held out in this way the classes
+stay balanced, where leaving out one image alone would make its class the smallest, and heads that know the classes'
+sizes would always be surprised.
 """
 
 from __future__ import annotations
@@ -38,27 +39,28 @@ class HeldOut(NamedTuple):
 
 
 def held_out(head: Head, X: ArrayLike, y: ArrayLike, *, max_folds: int = MAX_FOLDS) -> HeldOut:
-    """Ask a head of every image, or of ``max_folds`` images of every class, fitted on others.
+    """Ask a head of every image, fitted on others.
 
     Args:
         head: any inductive head, fitted or not; it is not changed.
         X: (n, d) features, or (n, n_views, d). Views of an image are left out together; the first is asked about.
         y: (n,) labels.
-        max_folds: refits; images beyond it are in every fit, and nothing is asked of them.
+        max_folds: refits, at most.
 
     Returns:
-        Answers in the order of folds; none where every class has a single image.
+        Answers, fold by fold; none where every class has a single image.
 
     Raises:
         InvalidInputError: arrays that do not fit, or fewer than two classes.
     """
     views, codes, n_way = as_support(X, y)
-    folds = leave_one_per_class_out(codes, max_folds)
-    parts = [
-        _fit_and_ask(head, views, codes, n_way, chunk)
-        for chunk in np.array_split(folds, max(1, -(-len(folds) * views.size // _MAX_NUMBERS)))
-        if chunk.size
-    ]
+    folds = stratified_folds(codes, max_folds)
+    parts = []
+    for size in sorted({len(fold) for fold in folds}):
+        # Folds of one size are one batch, as far as memory allows.
+        alike = np.array([fold for fold in folds if len(fold) == size])
+        chunks = np.array_split(alike, max(1, -(-len(alike) * views.size // _MAX_NUMBERS)))
+        parts += [_fit_and_ask(head, views, codes, n_way, chunk) for chunk in chunks if chunk.size]
     if not parts:
         return HeldOut(np.empty((0, n_way)), np.empty(0, np.intp), np.empty(0))
     return HeldOut(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -83,14 +85,19 @@ def as_support(X: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray
     return features.reshape(len(features), -1, features.shape[-1]), codes.astype(np.intp), len(classes)
 
 
-def leave_one_per_class_out(codes: NDArray[np.intp], max_folds: int) -> NDArray[np.intp]:
-    """Choose the images that each fold leaves out: (n_folds, n_left_out) positions; classes of one image stay whole."""
+def stratified_folds(codes: NDArray[np.intp], max_folds: int) -> list[NDArray[np.intp]]:
+    """Choose the images that each fold leaves out: every image of a class of two or more, in one fold.
+
+    There are as many folds as the smallest such class has images, at most ``max_folds``, so that each takes something
+    of every class and leaves something. Images of a class that follow each other, as frames of a video do, go together.
+    """
     members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
     several = [part for part in members if len(part) > 1]
     if not several:
-        return np.empty((0, 0), dtype=np.intp)
+        return []
     n_folds = min(max_folds, *map(len, several))
-    return np.array([part[:n_folds] for part in several]).T
+    parts = [np.array_split(part, n_folds) for part in several]
+    return [np.concatenate([part[fold] for part in parts]) for fold in range(n_folds)]
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:

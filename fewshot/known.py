@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.linalg
+import torch
 from numpy.typing import NDArray
 
 from fewshot.calibration import support_temperature
 from fewshot.errors import InvalidInputError
 from fewshot.expected import Evidence, gather_evidence
+from fewshot.fitting import answers
+from fewshot.heads.auto import AutoHead
 from fewshot.heads.base import Head, TransductiveHead
 from fewshot.held_out import HeldOut, held_out
 from fewshot.novelty import NoveltyDetector
@@ -20,6 +24,8 @@ MAX_IMAGES = 4096
 """Of more training images, about so many are kept, as many of each class as of the others."""
 # Each part that is held out costs a fit.
 _FOLDS_OF_FEW, _FEW, _FOLDS_OF_MANY = 20, 100, 3
+MAX_UNLABELED = 4096
+"""All of them are labelled jointly with every query."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +35,7 @@ class Known:
     Attributes:
         features: (n, d) float32, one row per training image.
         codes: (n,) int64 positions of their classes.
-        temperature: the logarithms of the head's probabilities are divided by it.
+        temperature: the head's logits are divided by it.
         novelty_threshold: an image whose novelty score is above is of none of the classes; infinite where nothing is.
         evidence: what they say about accuracy; ``None`` where the head cannot be asked about images left out.
         unlabeled: (m, d) float32, images without a label that queries are labelled together with, or ``None``.
@@ -42,8 +48,9 @@ class Known:
     evidence: Evidence | None
     unlabeled: NDArray[np.float32] | None = None
 
+    @functools.cached_property
     def detector(self) -> NoveltyDetector:
-        """Make what tells images of none of the classes."""
+        """What tells images of none of the classes."""
         detector = NoveltyDetector().fit(self.features, self.codes)
         detector.threshold_ = self.novelty_threshold
         return detector
@@ -70,24 +77,41 @@ def learn(
     views = None if views is None else views[chosen]
     images = samples[:, 0]
     threshold = NoveltyDetector().fit(images, codes, views).threshold_
-    temperature, evidence = 1.0, None
-    if isinstance(head, Head) and not isinstance(head, TransductiveHead) and codes.max() > 0:
-        folds = _FOLDS_OF_FEW if len(images) <= _FEW else _FOLDS_OF_MANY
-        few = _in_span(samples) if head.isometric else samples
-        answers: HeldOut = held_out(head, few, codes, max_folds=folds)
-        evidence = gather_evidence(head, images, codes, views, answers=answers)
-        if not head.calibrated:
-            temperature = support_temperature(head, samples, codes, answers=answers)
+    temperature, held = find_temperature(head, samples, codes)
+    evidence = None if held is None else gather_evidence(head, images, codes, views, answers=held)
     return Known(np.ascontiguousarray(images), codes, temperature, threshold, evidence, unlabeled)
 
 
-def tempered(proba: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Divide the logarithms of (n, n_classes) probabilities by a temperature."""
-    if temperature == 1:
-        return proba
-    logits = np.log(np.clip(proba, np.finfo(np.float64).tiny, None)) / temperature
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
+def find_temperature(head: Any, samples: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, HeldOut | None]:
+    """Find the temperature of a fitted head, and what it says of training images when fitted on the others.
+
+    Args:
+        head: any classifier of features.
+        samples: (n, 1 + n_views, d) what it was fitted on, each image first.
+        codes: (n,) positions of the images' classes.
+
+    Returns:
+        The temperature, 1 for a head that has none, and the answers; none for heads that are not asked.
+    """
+    if not isinstance(head, Head) or isinstance(head, TransductiveHead) or not codes.max():
+        return 1.0, None
+    if isinstance(head, AutoHead):
+        return 1.0, head.answer_held_out(samples, codes)
+    few = _in_span(samples) if head.isometric else samples
+    folds = _FOLDS_OF_FEW if few.shape[0] * few.shape[1] <= _FEW else _FOLDS_OF_MANY
+    held = held_out(head, few, codes, max_folds=folds)
+    return support_temperature(head, samples, codes, answers=held), held
+
+
+def judge(head: Any, features: NDArray[np.float32], temperature: float) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Ask a classifier about (n, d) features, its logits divided by a temperature: see :func:`fewshot.fitting.answers`.
+
+    Classifiers without logits have no temperature.
+    """
+    if temperature == 1 or not isinstance(head, Head):
+        return answers(head, features)
+    logits = head._scores(features) / temperature
+    return torch.softmax(logits, dim=-1).numpy(), logits.argmax(dim=-1).numpy()
 
 
 def check_known(known: Known | None, what: str) -> Known:
@@ -105,15 +129,15 @@ def check_known(known: Known | None, what: str) -> Known:
 
 
 def _evenly(codes: NDArray[np.int64], most: int) -> NDArray[np.intp]:
-    """Choose at most about ``most`` positions, the first ones of every class."""
+    """Choose at most about ``most`` positions, evenly spread over the images of every class."""
     if len(codes) <= most:
         return np.arange(len(codes))
     each = max(1, most // (int(codes.max()) + 1))
-    rank = np.empty(len(codes), dtype=np.intp)
+    chosen = []
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
-        rank[rows] = np.arange(len(rows))
-    return np.flatnonzero(rank < each)
+        chosen.append(rows[np.linspace(0, len(rows) - 1, min(each, len(rows))).astype(np.intp)])
+    return np.sort(np.concatenate(chosen))
 
 
 def _in_span(samples: NDArray[np.float32]) -> NDArray[np.float64]:

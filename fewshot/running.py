@@ -16,11 +16,12 @@ from fewshot.backbones.base import Backbone
 from fewshot.cells import Event, OnEvent, Split, make_result, train_and_predict
 from fewshot.features import check_varied
 from fewshot.finetune.base import HistoryRow
-from fewshot.fitting import answers, fit_on_views
+from fewshot.fitting import fit_on_views
 from fewshot.heads import make_head
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.reader import ImageLike
 from fewshot.kept_cells import KeptCells
+from fewshot.known import find_temperature, judge
 from fewshot.preparation import Prepared, reloadable, represented
 from fewshot.report.model import Result
 from fewshot.representation import load_representation
@@ -132,12 +133,14 @@ class Runner:
         start = time.perf_counter()
         support = parts.take(split.train)
         space = representation.space(support)
-        fit_on_views(head, space.vectors(support), labels[split.train], self.seed)
+        samples = space.vectors(support)
+        fit_on_views(head, samples, labels[split.train], self.seed)
+        temperature, _ = find_temperature(head, samples, np.searchsorted(head.classes_, labels[split.train]))
         fitted = time.perf_counter()
         queries, test_seconds = features.queries(representation.name, reuse)
         proba, predicted = np.empty((0, len(head.classes_))), np.empty(0, dtype=np.intp)
         if queries is not None:
-            proba, predicted = answers(head, space.vectors(queries.take(split.test))[:, 0])
+            proba, predicted = judge(head, space.vectors(queries.take(split.test))[:, 0], temperature)
         done = time.perf_counter()
         return make_result(
             prepared.strategy.name,

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from fewshot.errors import InvalidInputError
@@ -29,6 +30,7 @@ LABELS_PER_CLASS = 1.5
 """From so many on, on average over the classes seen so far, uncertain images are worth more than typical ones."""
 _NEIGHBOURS = 20
 _MAX_CLUSTERS = 500
+_MANY, _DIRECTIONS = 1000, 64
 # An image of a class that nothing speaks against still counts a little.
 _LEAST_WEIGHT = 1e-6
 
@@ -58,10 +60,10 @@ def suggest(
     """
     check_count("n", n)
     pool, known, names = _check(features, labelled_features, labels)
-    if n >= len(pool):
-        n = len(pool)
+    n = min(n, len(pool))
     if not n:
         return np.empty(0, dtype=np.intp)
+    pool, known = _few_dimensions(pool, known, seed)
     n_classes = len(np.unique(names))
     if n_classes < 2 or len(known) < LABELS_PER_CLASS * n_classes:
         return _typical(pool, known, n, seed)
@@ -102,13 +104,24 @@ def _uncertain(
     """Margin sampling, one image from each of n clusters that are drawn towards uncertain images."""
     proba = np.sort(LinearProbe(C=10.0).fit(known, names).predict_proba(pool), axis=1)
     doubt = np.clip(1 - (proba[:, -1] - proba[:, -2]), _LEAST_WEIGHT, None)
-    n_clusters = min(n, len(np.unique(pool, axis=0)))
+    n_clusters = min(n, _MAX_CLUSTERS, len(np.unique(pool, axis=0)))
     chosen: list[int] = []
     if n_clusters > 1:
         distance = KMeans(n_clusters, n_init=3, random_state=seed).fit(pool, sample_weight=doubt).transform(pool)
         chosen = list(dict.fromkeys(distance.argmin(axis=0).tolist()))
-    rest = [int(i) for i in np.argsort(-doubt, kind="stable") if i not in set(chosen)]
+    taken = set(chosen)
+    rest = [int(i) for i in np.argsort(-doubt, kind="stable") if i not in taken]
     return np.array(sorted(chosen, key=lambda i: -doubt[i]) + rest[: n - len(chosen)], dtype=np.intp)
+
+
+def _few_dimensions(
+    pool: NDArray[np.float64], known: NDArray[np.float64], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Project many images onto their main directions: clustering takes seconds there, and minutes in thousands."""
+    if len(pool) + len(known) <= _MANY or pool.shape[1] <= _DIRECTIONS:
+        return pool, known
+    reduced = PCA(_DIRECTIONS, svd_solver="randomized", random_state=seed).fit(pool)
+    return reduced.transform(pool), reduced.transform(known) if len(known) else known[:, :_DIRECTIONS]
 
 
 def _check(

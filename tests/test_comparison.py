@@ -48,7 +48,8 @@ def test_all_strategies_on_one_photo_each(two_fruits, monkeypatch):
 def test_its_answers_are_those_of_the_classifier_a_user_would_fit(two_fruits):
     train, test = two_fruits
     report = fewshot.compare(train, test, strategies=["linear-probe-heavy"], n_views=3, random_state=5)
-    classifier = FewShotClassifier(augmentation="heavy", n_views=3, random_state=5).fit(train)
+    own = {"head": "linear-probe", "representation": "plain"}
+    classifier = FewShotClassifier(augmentation="heavy", n_views=3, random_state=5, **own).fit(train)
     np.testing.assert_allclose(report.proba("linear-probe-heavy"), classifier.predict_proba(test.sources), atol=1e-6)
 
 
@@ -170,7 +171,7 @@ def test_answers_are_the_heads_own_and_not_the_largest_probability(two_fruits):
     train, test = two_fruits
     late = FixedThresholdClassifier(LogisticRegression(), threshold=0.9, pos_label="Orange")
     report = fewshot.compare(train, test, strategies=[Strategy("late", late)])
-    classifier = FewShotClassifier(head=late, augmentation=None).fit(train)
+    classifier = FewShotClassifier(head=late, augmentation=None, representation="plain").fit(train)
     predicted = classifier.predict(test).tolist()
     assert report.predictions("late") == predicted
     assert predicted != np.array(report.class_names)[report.proba("late").argmax(axis=1)].tolist()

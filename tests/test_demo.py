@@ -43,12 +43,15 @@ def test_the_demo_writes_what_it_trained_on_and_what_it_found(quick, tmp_path):
     assert [image.label for image in report.train_images] == ["Granny-Smith", "Orange"]
     test = load_fruits()["test"]
     assert len(report.test_images) == sum(label in ("Granny-Smith", "Orange") for label in test.labels)
-    classifier = FewShotClassifier(augmentation=None).fit(result.photos, ["Granny-Smith", "Orange"])
+    own = {"head": "linear-probe", "augmentation": None, "representation": "plain"}
+    classifier = FewShotClassifier(**own).fit(result.photos, ["Granny-Smith", "Orange"])
     chosen = [i for i, label in enumerate(test.labels) if label in ("Granny-Smith", "Orange")]
     expected = classifier.predict([test.sources[i] for i in chosen]).tolist()
     assert report.predictions("linear-probe") == expected
     # After the deadline networks are trained on three draws, not more, and the report says on how many.
-    frozen = dict.fromkeys(("prototypical", "linear-probe", "prototypical-heavy", "linear-probe-heavy"), N_DRAWS)
+    frozen = dict.fromkeys(
+        ("auto", "prototypical", "linear-probe", "prototypical-heavy", "linear-probe-heavy"), N_DRAWS
+    )
     trained = dict.fromkeys(("simple-cnn", "simple-cnn-tuned", "fine-tune"), 3)
     assert {draws.strategy: len(draws.indices) for draws in report.draws} == frozen | trained
     assert "fine-tune 3" in report.draws_note

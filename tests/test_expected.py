@@ -51,7 +51,7 @@ def test_held_out_evidence_is_that_of_naive_refits():
     evidence = gather_evidence(make_head("linear-probe"), rows, labels)
     assert evidence.right == pytest.approx(lead((sum(right) + 0.5) / 13, 3))
     assert evidence.likely == pytest.approx(lead(np.exp(-np.mean(surprise)), 3), rel=1e-4)
-    assert (evidence.n_way, evidence.k_shot) == (3, 4)
+    assert (evidence.n_way, evidence.k_shot, evidence.n_held) == (3, 4, 12)
 
 
 def test_with_one_image_per_class_nothing_is_held_out():
@@ -70,7 +70,7 @@ def test_lead_is_the_inverse_of_a_softmax(n_way):
     assert np.isfinite([lead(0.0, n_way), lead(1.0, n_way)]).all()
 
 
-KINDS = [Evidence(5, 1.0), Evidence(5, 1.0, 1.5), Evidence(5, 5.0, None, 2.0, 1.5)]
+KINDS = [Evidence(5, 1.0), Evidence(5, 1.0, 1.5), Evidence(5, 5.0, None, 2.0, 1.5, 25)]
 
 
 @pytest.mark.parametrize("evidence", KINDS, ids=str)
@@ -83,7 +83,7 @@ def test_a_wider_coverage_gives_a_wider_interval_that_holds_the_narrower(evidenc
 
 def test_better_evidence_is_worth_more():
     leads = np.linspace(-1, 6, 8)
-    middles = [expected_accuracy(Evidence(5, 5.0, None, m, m)).mid for m in leads]
+    middles = [expected_accuracy(Evidence(5, 5.0, None, m, m, 25)).mid for m in leads]
     assert middles == sorted(middles)
     assert middles[-1] - middles[0] > 0.4
     apart = [expected_accuracy(Evidence(5, 1.0, s)).mid for s in (0.5, 1.5, 2.5)]

@@ -4,13 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 import fewshot
 from fewshot.errors import InvalidInputError, ModelFileError
+from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.heads.ridge import RidgeHead
 from fewshot.heads.self_training import SelfTrainingHead
 from fewshot.images.fruits import load_fruits
-from fewshot.known import MAX_IMAGES, _evenly, _in_span, check_known, learn, tempered
+from fewshot.known import MAX_IMAGES, MAX_UNLABELED, _evenly, _in_span, check_known, judge, learn
 from fewshot.novelty import NoveltyDetector
 from tests.golden import GOLDEN, unpack
 
@@ -125,8 +127,17 @@ def test_unlabelled_images_are_labelled_together_with_every_query(photos, tmp_pa
     np.testing.assert_allclose(classifier.predict_proba(queries[:3]), expected, atol=1e-6)
     classifier.save(tmp_path / "model")
     np.testing.assert_allclose(fewshot.load(tmp_path / "model").predict_proba(queries[:3]), expected, atol=1e-6)
+    assert classifier.explain_choice().startswith("Queries are labelled by SelfTrainingHead(), jointly with 9 images")
+    # What is asked about does not count twice.
+    expected = fewshot.FewShotClassifier().fit(photos["one"]).predict_proba(queries[3:], transductive=True)
+    np.testing.assert_allclose(classifier.predict_proba(queries[3:]), expected, atol=1e-6)
     with pytest.raises(InvalidInputError, match="learns nothing from images without a label"):
         fewshot.FewShotClassifier(head="ridge").fit(photos["one"], unlabeled=queries)
+    with pytest.raises(InvalidInputError, match=f"at most {MAX_UNLABELED} are labelled together"):
+        fewshot.FewShotClassifier().fit(photos["one"], unlabeled=queries * 1000)
+    with pytest.raises(InvalidInputError, match="with one class there is nothing to label them with"):
+        fewshot.FewShotClassifier().fit(some(photos["train"], ["Orange"], 2), unlabeled=queries, single_class=True)
+    fewshot.FewShotClassifier().fit(photos["one"], unlabeled=[]).save(tmp_path / "none")
 
 
 def test_suggestions_are_positions_each_once(fitted, photos):
@@ -151,7 +162,6 @@ def test_other_heads_are_given_a_temperature_by_held_out_images(photos):
     assert classifier.known_.temperature != 1
     proba = classifier.predict_proba(photos["queries"])
     own = classifier.head_.predict_proba(classifier._features(photos["queries"].sources))
-    np.testing.assert_allclose(proba, tempered(own, classifier.known_.temperature))
     np.testing.assert_allclose(proba.sum(axis=1), 1)
     assert (proba.argmax(axis=1) == own.argmax(axis=1)).all()
     logits = np.log(own) / classifier.known_.temperature
@@ -186,6 +196,7 @@ def test_models_of_older_versions_and_heads_on_pictures_say_what_they_lack(tmp_p
     assert len(old.predict(pictures)) == 4
     for ask in (
         lambda: old.predict(pictures, reject=True),
+        lambda: old.predict([], reject=True),
         lambda: old.predict(pictures, transductive=True),
         lambda: old.novelty_score(pictures),
         lambda: old.suggest(pictures, 1),
@@ -199,6 +210,8 @@ def test_of_very_many_images_as_many_of_each_class_are_kept():
     codes = np.array([0] * 10_000 + [1] * 3)
     chosen = _evenly(codes, MAX_IMAGES)
     assert np.bincount(codes[chosen]).tolist() == [MAX_IMAGES // 2, 3]
+    # Evenly spread: images that follow each other are alike.
+    assert np.diff(chosen[: MAX_IMAGES // 2]).max() <= 5
     assert _evenly(codes[:100], MAX_IMAGES).tolist() == list(range(100))
 
 
@@ -222,3 +235,13 @@ def test_scikit_learns_classifiers_have_no_temperature_and_no_evidence():
     assert np.isfinite(known.novelty_threshold)
     with pytest.raises(InvalidInputError, match="suggest needs the training images"):
         check_known(None, "suggest")
+
+
+def test_a_temperature_divides_logits_however_far_apart_these_are():
+    rng = np.random.default_rng(0)
+    head = PrototypicalHead(metric="euclidean").fit(30 * rng.normal(size=(6, 50)), [0, 0, 1, 1, 2, 2])
+    queries = 30 * rng.normal(size=(4, 50)).astype(np.float32)
+    proba, predicted = judge(head, queries, 5000.0)
+    logits = head._scores(queries).numpy() / 5000
+    np.testing.assert_allclose(proba, np.exp(logits - logsumexp(logits, axis=1, keepdims=True)), atol=1e-9)
+    assert predicted.tolist() == logits.argmax(axis=1).tolist()

@@ -46,13 +46,13 @@ class SelfTrainingHead(TransductiveHead):
     Args:
         alpha: strength of the ridge's penalty.
         query_weight: weight of a query in the ridge, where a support feature's is 1.
-        steps: at most so many times the ridge learns from its answers; K + 1 times with K images in the smallest class,
-            where each of its augmented views counts as an image.
+        steps: at most so many times the ridge learns from its answers; K + 1 times with K images in the smallest class.
         guess_temperature: divides the ridge's scores where they become beliefs to learn from.
         cluster_steps: steps of soft k-means.
         cluster_temperature: divides cosines there.
         prior: power of the classes' estimated frequencies there; 0 takes all classes to be equally frequent.
         half_trust: number of other queries per class at which what they tell is trusted by a half.
+        views: rows of the support there are of each image.
         temperature: divides the logits: how sure the probabilities are, never which class wins.
 
     Example:
@@ -74,6 +74,7 @@ class SelfTrainingHead(TransductiveHead):
         cluster_temperature: float = 0.15,
         prior: float = 0.5,
         half_trust: float = 6.0,
+        views: int = 1,
         temperature: float = 0.35,
     ) -> None:
         self.alpha = alpha
@@ -84,11 +85,12 @@ class SelfTrainingHead(TransductiveHead):
         self.cluster_temperature = cluster_temperature
         self.prior = prior
         self.half_trust = half_trust
+        self.views = views
         self.temperature = temperature
 
     def _check_parameters(self) -> None:
         for name, value in self.get_params().items():
-            if name in ("steps", "cluster_steps"):
+            if name in ("steps", "cluster_steps", "views"):
                 check_count(name, value)
             elif name != "prior" or value != 0:
                 check_positive(name, value)
@@ -99,7 +101,7 @@ class SelfTrainingHead(TransductiveHead):
         features = l2_normalise(torch.cat([support, query], dim=-2))
         features = _unit(features - trust * features[..., :n_support, :].mean(dim=-2, keepdim=True))
         support, query = features[..., :n_support, :], features[..., n_support:, :]
-        shots = member.sum(dim=-2).amin(dim=-1)[..., None, None]
+        shots = member.sum(dim=-2).amin(dim=-1)[..., None, None] / self.views
         clustered = self._soft_kmeans(member.mT @ support, query, trust)
         belief = torch.lerp(self._alone(support, member, query), clustered, trust / shots)
         weight = features.new_full(features.shape[-2:-1], self.query_weight * trust)

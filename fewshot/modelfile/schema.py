@@ -79,6 +79,7 @@ class EvidenceEntry(Table):
     separation: _Finite | None
     right: _Finite | None
     likely: _Finite | None
+    n_held: Annotated[int, Field(ge=0)]
 
 
 class KnownEntry(Table):
