@@ -22,7 +22,7 @@ LITE0 = "efficientnet_lite0"
 JOINED = ("efficientnet_lite0+efficientnet_lite2", "efficientnet_lite0+efficientnet_lite1+efficientnet_lite2")
 YARDSTICK = Strategy("yardstick", LinearProbe(C=1.0), None, "L2-normalised features of one view, logistic regression")
 AUTO = Strategy("auto", "auto", None, representation="auto")
-# Images of each class that are kept to learn from, at most as many as shots.
+# So many images of each class are kept to learn from; the others can be asked about.
 MOST_SHOTS = 10
 
 
@@ -42,6 +42,15 @@ class Setting:
     trained_episodes: int = 5
     journal: Path | None = None
 
+    def few(self) -> Setting:
+        """Draw as many episodes for all strategies as for those that train networks."""
+        return replace(self, episodes=self.trained_episodes)
+
+    def with_classes_of(self, n_images: int) -> Setting:
+        """Keep the data sets whose smallest class has so many images."""
+        kept = {name: one for name, one in self.datasets.items() if min(one.counts().values()) >= n_images}
+        return replace(self, datasets=kept)
+
     def run(
         self,
         strategies: Sequence[Strategy],
@@ -53,12 +62,13 @@ class Setting:
         """Run strategies on the same episodes, whichever call they are run by.
 
         Args:
-            strategies: which.
+            strategies: which; differences in the report's own tables are taken to the first.
             shots: numbers of support images per class.
             backbone: of all of them.
             label: under which the run is kept in the journal, if it is.
             options: further arguments of :func:`fewshot.benchmark`.
         """
+        most = max(MOST_SHOTS, *shots)
         out = self.journal / label if self.journal is not None and label else None
         if out is not None:
             options |= {"out": out, "resume": out.exists()}
@@ -69,15 +79,15 @@ class Setting:
             k_shots=list(shots),
             n_episodes=self.episodes,
             trained_episodes=self.trained_episodes,
-            overrides={name: {"n_query": n_query(one)} for name, one in self.datasets.items()},
+            overrides={name: {"n_query": n_query(one, most)} for name, one in self.datasets.items()},
             reference=strategies[0].name,
             **options,
         )
 
 
-def n_query(dataset: ImageDataset) -> int:
-    """Queries per class: fifteen, or what is left of the smallest class."""
-    return min(15, min(dataset.counts().values()) - MOST_SHOTS)
+def n_query(dataset: ImageDataset, most_shots: int = MOST_SHOTS) -> int:
+    """Queries per class: fifteen, or what is left of the smallest class; the same at all numbers of shots."""
+    return min(15, min(dataset.counts().values()) - most_shots)
 
 
 def find_datasets(folder: Path | None, only: Sequence[str] = ()) -> dict[str, ImageDataset]:

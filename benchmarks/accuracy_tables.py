@@ -39,7 +39,7 @@ def accuracies(
                 f"{_mean(report, name, k_shot):.1f}",
                 *gains,
                 ", ".join(worse(report, name, references[0], k_shot)) or "–",
-                f"{milliseconds(report, name, k_shot):.2f}",
+                _time(milliseconds(report, name, k_shot)),
             ]
         )
     yield ""
@@ -66,7 +66,7 @@ def verdict(report: BenchmarkReport, name: str, reference: str, shots: Iterable[
 
 
 def milliseconds(report: BenchmarkReport, name: str, k_shot: int) -> float:
-    """Mean over data sets of an episode's time to fit and predict, features given, where many run together."""
+    """Mean over data sets of an episode's time to fit and predict, where heads are given features of many at once."""
     found = [report.find(one, name, k_shot) for one in report.datasets_at(k_shot)]
     return 1e3 * float(np.mean([one.fit_seconds + one.predict_seconds for one in found if one is not None]))
 
@@ -90,6 +90,10 @@ def header(titles: Sequence[str]) -> list[str]:
 def row(cells: Sequence[str]) -> str:
     """Write a table's row."""
     return f"| {' | '.join(cells)} |"
+
+
+def _time(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
 
 
 def _cell(report: BenchmarkReport, dataset: str, name: str, reference: str, k_shot: int) -> str:
