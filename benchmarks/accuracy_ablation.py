@@ -22,6 +22,7 @@ VARIANTS = {
     "without the early stage": Switches(stage=False),
     "without whitening": Switches(whitening=False),
     "without whitening and roots": Switches(whitening=False, root=False),
+    "averaged views alone": Switches(posterior=False, gate=familiar_only),
     "gate: familiar always": Switches(gate=familiar_only),
     "gate: unfamiliar always": Switches(gate=unfamiliar_only),
     "gate: halves always": Switches(gate=halves),
@@ -55,20 +56,22 @@ def section(setting: Setting) -> Iterator[str]:
     }
     other = [Strategy(name, head, None, representation="auto") for name, head in heads.items()]
     plain = Strategy("representation: plain", "auto", None, representation="plain")
-    averaged = Strategy("representation: averaged", "auto", None, representation="averaged")
-    light = Strategy(f"{LIGHT_VIEWS} light views", "auto", "light", representation="auto")
-    reports = [setting.run([AUTO, YARDSTICK, *variants, *other, plain, averaged], SHOTS)]
-    reports.append(setting.run([light], SHOTS, n_views=LIGHT_VIEWS))
-    report = joined(reports)
+    report = setting.run([AUTO, YARDSTICK, *variants, *other, plain], SHOTS)
     names = [info.name for info in report.strategies if info.name not in LADDER]
     for k_shot in SHOTS:
         yield f"**{k_shot} training image{'s' if k_shot > 1 else ''} per class**\n"
         yield from accuracies(report, k_shot, names, ["auto"])
-    yield "**One after the other**: a cell's difference is to the yardstick; the last column, to the row before.\n"
+    yield "**One after the other**, with the head `auto` in all rows but the first:\n"
     steps = ["yardstick", "representation: plain", *LADDER]
     for k_shot in SHOTS:
         yield f"*{k_shot} training image{'s' if k_shot > 1 else ''} per class*\n"
         yield from _ladder(report, k_shot, steps)
+    yield f"**Learning from {LIGHT_VIEWS} `light` views of each image, too**; differences are to `auto` without.\n"
+    light = Strategy("auto, light views", "auto", "light", representation="auto")
+    report = joined([report, setting.run([light], SHOTS, n_views=LIGHT_VIEWS)])
+    for k_shot in SHOTS:
+        yield f"*{k_shot} training image{'s' if k_shot > 1 else ''} per class*\n"
+        yield from accuracies(report, k_shot, ["auto", light.name], ["auto"])
 
 
 def _ladder(report: BenchmarkReport, k_shot: int, steps: list[str]) -> Iterator[str]:
