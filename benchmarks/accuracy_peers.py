@@ -44,15 +44,14 @@ class EasyFSL(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: NDArray[np.floating], y: NDArray[Any]) -> Self:
         """Take the support."""
         self.classes_, codes = np.unique(y, return_inverse=True)
-        # Its constructor writes to no shared state, so that episodes may run in several threads.
+        # Finetune switches gradients on again, which it may only with tensors made outside inference mode.
         self.classifier_ = getattr(methods, self.method)(backbone=torch.nn.Identity())
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             self.classifier_.process_support_set(_unit(X), torch.from_numpy(codes.astype(np.int64)))
         return self
 
     def predict(self, X: NDArray[np.floating]) -> NDArray[Any]:
         """Label the queries."""
-        # Finetune switches gradients on again, which inference mode would not let it.
         with torch.inference_mode(False), torch.no_grad():
             return self.classes_[self.classifier_(_unit(X)).argmax(dim=1).numpy()]
 
