@@ -18,7 +18,7 @@ ablation       each ingredient of the tuned representation and of auto, on and o
 (then the training split is used). The embedded fruits always take part. Images of a set are given to episodes of
 5 ways and 15 queries per class, fewer where a class has fewer than 25 images. All strategies see the same episodes;
 intervals are 95 % and speak of further episodes from these images. Features are kept in the default store
-(FEWSHOT_CACHE), about 60 kB per image and network: raise FEWSHOT_CACHE_LIMIT where data sets are large.
+(FEWSHOT_CACHE), about 50 kB per image and network: raise FEWSHOT_CACHE_LIMIT where data sets are large.
 """
 
 from __future__ import annotations
