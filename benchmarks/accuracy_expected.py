@@ -1,0 +1,92 @@
+"""Section `expected`: how often the interval for the accuracy to expect holds what is then measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from accuracy_common import Setting
+from accuracy_tables import header, row
+from accuracy_vectors import Vectors, load_vectors, rotated
+
+from fewshot import ImageDataset
+from fewshot.episodes import Episode, EpisodeSampler, Protocol
+from fewshot.expected import Evidence, expected_accuracy, gather_evidence
+from fewshot.heads import make_head
+
+WAYS, SHOTS, LEVELS = (2, 5, 10), (1, 2, 5, 10), (0.8, 0.9)
+MOST_QUERIES = 20
+# The table in the package was made with the first.
+PAIRS = (("linear-probe", "averaged"), ("auto", "tuned"))
+
+
+class Outcome(NamedTuple):
+    """One episode: whether the intervals held, their widths, and how far off their middle was."""
+
+    held: tuple[bool, ...]
+    widths: tuple[float, ...]
+    error: float
+
+
+def section(setting: Setting) -> Iterator[str]:
+    """Print coverage and width by head and evidence."""
+    n = max(2, setting.episodes // 20)
+    yield "## Accuracy to expect\n"
+    yield (
+        f"{n} episodes of each data set at {', '.join(map(str, WAYS))} ways; the interval is compared with the "
+        "accuracy on up to 20 other images of each class. In the columns of data sets: share of 80 % intervals that "
+        "held. All in %.\n"
+    )
+    found: dict[tuple[str, str], dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
+    for name, dataset in setting.datasets.items():
+        vectors = load_vectors(dataset)
+        for head, kind in PAIRS:
+            for evidence, outcome in _outcomes(dataset, vectors[kind], head, n):
+                found[f"{head} on {kind}", evidence][name].append(outcome)
+    titles = [f"{100 * level:.0f} %: {what}" for level in LEVELS for what in ("held", "width")]
+    yield from header(["head", "evidence", *titles, "mean error", *setting.datasets])
+    for (head, evidence), sets in found.items():
+        cells = []
+        for i in range(len(LEVELS)):
+            cells.append(np.mean([np.mean([one.held[i] for one in rows]) for rows in sets.values()]))
+            cells.append(np.mean([np.mean([one.widths[i] for one in rows]) for rows in sets.values()]))
+        cells.append(np.mean([np.mean([one.error for one in rows]) for rows in sets.values()]))
+        each = [
+            f"{100 * np.mean([one.held[0] for one in sets[name]]):.0f}" if name in sets else "–"
+            for name in setting.datasets
+        ]
+        yield row([head, evidence, *(f"{100 * cell:.1f}" for cell in cells), *each])
+    yield ""
+
+
+def _outcomes(dataset: ImageDataset, vectors: Vectors, head: str, n: int) -> Iterator[tuple[str, Outcome]]:
+    for n_way in (ways for ways in WAYS if ways <= len(dataset.class_names)):
+        for k_shot in SHOTS:
+            queries = min(MOST_QUERIES, min(dataset.counts().values()) - k_shot)
+            sampler = EpisodeSampler(dataset.labels, Protocol(n_way, k_shot, queries))
+            for episode in sampler.draw(range(n)):
+                yield from _episode(vectors, episode, head, k_shot)
+
+
+def _episode(vectors: Vectors, episode: Episode, head: str, k_shot: int) -> Iterator[tuple[str, Outcome]]:
+    space = vectors.space(episode.support)
+    own, asked = vectors.images(space, episode.support), vectors.images(space, episode.query)
+    views = vectors.views(space, episode.support) if k_shot == 1 else None
+    if k_shot > 1:
+        own, asked = rotated(own, asked)
+    fitted = make_head(head).fit(own, episode.support_labels)
+    reached = float(np.mean(fitted.predict(asked) == episode.query_labels))
+    evidence = gather_evidence(fitted, own, episode.support_labels, views)
+    if k_shot > 1:
+        yield f"{k_shot} shots", _compare(evidence, reached)
+    else:
+        yield "1 shot, with views", _compare(evidence, reached)
+        yield "1 shot", _compare(evidence._replace(separation=None), reached)
+
+
+def _compare(evidence: Evidence, reached: float) -> Outcome:
+    said = [expected_accuracy(evidence, coverage=level) for level in LEVELS]
+    held = tuple(one.low <= reached <= one.high for one in said)
+    return Outcome(held, tuple(one.high - one.low for one in said), abs(said[0].mid - reached))
