@@ -191,7 +191,9 @@ class AutoHead(Head):
             n_way: number of classes.
         """
         counts = torch.bincount(classes, minlength=n_way)
-        folds = min(int(counts.min()), self.max_folds)
+        # Each fold costs a fit, and many images tell as much in two.
+        most = self.max_folds if len(classes) <= _MANY else min(2, self.max_folds)
+        folds = min(int(counts.min()), most)
         if folds < 2:
             return None
         starts = torch.cumsum(counts, dim=0) - counts
@@ -242,6 +244,7 @@ class AutoHead(Head):
 
 _ROUNDING = 1e-6
 _NOT_TRIED = -1.0
+_MANY = 1000
 _NOTICEABLE = 5e-4
 _FAR = 1e6
 """More than losses differ by."""
