@@ -1,9 +1,10 @@
 """Make the table behind `fewshot.expected`, and measure how often its intervals hold on data sets left out.
 
-python benchmarks/expected_accuracy.py FEATURES.npz ... [--episodes 20] [--head linear-probe] [--write]
+python benchmarks/expected_accuracy.py FOLDER ... [--episodes 20] [--write]
 
-Each file holds one data set: `last`, (n_images, n_views, d) features of fixed views, the central one first, and `y`,
-(n_images,) labels. Without --write nothing is changed; with it, fewshot/expected_accuracy.json is.
+Each FOLDER is a data set, one folder per class. Episodes are learned from as `FewShotClassifier` does by itself: head
+auto on the tuned representation of efficientnet_lite0. Without --write nothing is changed; with it,
+fewshot/expected_accuracy.json is. Features are kept in the default store.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from accuracy_vectors import load_vectors, rotated
 from numpy.typing import NDArray
 
-from fewshot.expected import accuracy, gather_evidence, lead, regressors
-from fewshot.heads import make_head
+from fewshot.expected import accuracy, lead, regressors
+from fewshot.heads.auto import AutoHead
+from fewshot.images.sources import load_dataset
+from fewshot.known import learn
 
 WAYS, SHOTS, MOST_QUERIES = (2, 3, 5, 7, 10), (1, 2, 5, 10), 20
 COVERAGES = [round(0.5 + 0.05 * i, 2) for i in range(10)]
@@ -51,13 +55,12 @@ class Rows(NamedTuple):
 
 def main() -> None:
     """Print coverage and error of every kind of evidence; write the table where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--head", default="linear-probe")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    found = measure(arguments.files, arguments.head, arguments.episodes)
+    found = measure(arguments.folders, arguments.episodes)
     table = {}
     print("| evidence | data sets | episodes | mean error, points | coverage at 80 % | width | at 90 % | width |")
     print("|---|---|---|---|---|---|---|---|")
@@ -77,13 +80,12 @@ def main() -> None:
         TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(paths: list[Path], head: str, n_episodes: int) -> dict[str, Rows]:
+def measure(paths: list[Path], n_episodes: int) -> dict[str, Rows]:
     """Run episodes on all data sets, and sort them by the kind of evidence."""
     found: dict[str, list[tuple[NDArray[np.float64], float, float, int, int]]] = defaultdict(list)
     for number, path in enumerate(paths):
-        with np.load(path) as file:
-            views, labels = file["last"].astype(np.float64), file["y"]
-        views /= np.linalg.norm(views, axis=2, keepdims=True)
+        dataset = load_dataset(path)
+        vectors, labels = load_vectors(dataset)["tuned"], np.unique(dataset.labels, return_inverse=True)[1]
         for n_way in WAYS:
             for k_shot in SHOTS:
                 for index in range(n_episodes):
@@ -91,15 +93,26 @@ def measure(paths: list[Path], head: str, n_episodes: int) -> dict[str, Rows]:
                     if drawn is None:
                         continue
                     support, query = drawn
-                    fitted = make_head(head).fit(views[support].mean(axis=1), labels[support])
-                    right = [np.mean(fitted.predict(views[part].mean(axis=1)) == labels[part]) for part in query]
+                    space = vectors.space(support)
+                    seen = vectors.views(space, support)[:, 1:]
+                    parts = [vectors.images(space, part) for part in (support, *query)]
+                    own, views, *asked = rotated(parts[0], seen.reshape(-1, seen.shape[2]), *parts[1:])
+                    fitted = AutoHead().fit(own, labels[support])
+                    right = [
+                        np.mean(fitted.predict(rows) == labels[part]) for rows, part in zip(asked, query, strict=True)
+                    ]
                     # A share of few answers; half a right and half a wrong one more, as in the evidence.
                     n_asked = sum(map(len, query))
                     share = (np.mean(right) * n_asked + 0.5) / (n_asked + 1)
-                    evidence = gather_evidence(fitted, views[support].mean(axis=1), labels[support], views[support])
+                    codes = np.searchsorted(fitted.classes_, labels[support])
+                    evidence = learn(
+                        fitted, own[:, None].astype(np.float32), codes, views.reshape(*seen.shape[:2], -1), None
+                    ).evidence
+                    assert evidence is not None
                     kinds = [evidence, evidence._replace(separation=None)] if k_shot == 1 else [evidence]
                     for kind, row, doubt in map(regressors, kinds):
                         found[kind].append((row, lead(float(share), n_way), doubt, n_way, number))
+        print(f"{path.name}: {len(dataset)} images", flush=True)
     return {kind: Rows(*map(np.array, zip(*rows, strict=True))) for kind, rows in found.items()}
 
 
