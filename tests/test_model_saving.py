@@ -251,7 +251,8 @@ classifier.save(place / "model")
 
 
 def test_a_full_disk_is_an_error_with_the_size_and_the_old_model_stays(two_fruits, tmp_path):
-    fewshot.FewShotClassifier(head="knn", augmentation="light", n_views=3).fit(two_fruits[0]).save(tmp_path / "source")
+    classifier = fewshot.FewShotClassifier(head="knn", augmentation="light", n_views=3, representation="plain")
+    classifier.fit(two_fruits[0]).save(tmp_path / "source")
     size = sum(file.stat().st_size for file in (tmp_path / "source").iterdir())
     place, limit = tmp_path / "place", int(2.3 * size + 65536) // 4096 * 4096
     place.mkdir()

@@ -44,9 +44,12 @@ QUICK = {
 }
 
 
+PROBE = {"head": "linear-probe", "augmentation": "none", "representation": "plain"}
+
+
 @pytest.fixture
 def saved(two_fruits, tmp_path):
-    classifier = FewShotClassifier(augmentation="none").fit(two_fruits[0].sources, two_fruits[0].labels)
+    classifier = FewShotClassifier(**PROBE).fit(two_fruits[0].sources, two_fruits[0].labels)
     classifier.save(tmp_path / "model")
     return classifier, tmp_path / "model"
 
@@ -193,7 +196,8 @@ OWN = {"name": "linear-probe", "parameters": {}, "facts": {}}
         ({"classes": ["a", "b", "c"]}, "its head needs F64"),
         ({"classes": ["Orange", "Granny-Smith"]}, "not sorted"),
         ({"classes": ["Orange", "Orange"]}, "stands twice"),
-        ({"classes": ["Orange"]}, "'classes'"),
+        ({"classes": ["Orange"]}, "its head needs F64"),
+        ({"classes": []}, "'classes'"),
         ({"classes": [1, 2]}, "not all of type"),
         ({"classes": [["a"], ["b"]]}, "'classes"),
         ({"classes": ["a", "b\0"]}, "exactly"),
@@ -230,7 +234,9 @@ OWN = {"name": "linear-probe", "parameters": {}, "facts": {}}
         ({"tensors": {"weight": {"dtype": "F64", "shape": [-1]}}}, "'tensors.weight"),
         ({"tensors_digest": "0" * 32}, "digest does not fit"),
         ({"tensors_digest": None}, "lacks the digest"),
-        ({"n_features": 10**6}, "its head needs F64"),
+        ({"n_features": 10**6}, "its head needs F32"),
+        ({"known": None}, "'known.codes' is not one of its head"),
+        ({"known": {"temperature": 0.0}}, "'known"),
         ({"n_features": None}, "'n_features' is missing"),
         ({"backbone": "x" * 5000}, "5000 characters"),
         ({"n_views": 0}, "'n_views'"),
@@ -282,7 +288,7 @@ def test_a_missing_tensor_is_named(saved):
 
 
 def test_what_is_free_in_a_shape_is_the_same_in_all(two_fruits, tmp_path):
-    FewShotClassifier(head="knn", augmentation="none").fit(two_fruits[0]).save(tmp_path / "model")
+    FewShotClassifier(**PROBE | {"head": "knn"}).fit(two_fruits[0]).save(tmp_path / "model")
     tensors = load_file(tmp_path / "model/model.safetensors")
     put_tensors(tmp_path / "model", tensors | {"member": tensors["member"][:-1].clone()})
     with pytest.raises(ModelFileError, match=r"'support' is F64 \[8, 1280\]; its head needs F64 \[7, 1280\]"):
@@ -339,7 +345,7 @@ def test_a_head_that_does_not_state_what_it_keeps_says_so_when_it_is_saved(two_f
 
     monkeypatch.setattr("fewshot.heads.linear_probe.LinearProbe.state_shapes", unstated)
     with pytest.raises(ModelFileError, match="a method state_shapes"):
-        FewShotClassifier(augmentation="none").fit(two_fruits[0]).save(tmp_path / "model")
+        FewShotClassifier(**PROBE).fit(two_fruits[0]).save(tmp_path / "model")
 
 
 def test_a_surrogate_in_a_label_survives(two_fruits, tmp_path):

@@ -85,10 +85,11 @@ def _unfitted(config: Config) -> Any:
 
 
 def _expected(config: Config, head: Any, n_classes: int, network: Backbone | None) -> dict[str, Expected]:
-    known = expected_known(config.known, config.n_features)
     if isinstance(config.head, SklearnHead):
-        return expected_sklearn(config.head, config.n_features) | known
-    return expected_tensors(head, n_classes, config.n_features, network) | known
+        expected = expected_sklearn(config.head, config.n_features)
+    else:
+        expected = expected_tensors(head, n_classes, config.n_features, network)
+    return expected | expected_known(config.known, config.n_features)
 
 
 def _fill(
