@@ -292,14 +292,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return known.detector.score(self._features(as_sources(X)))
 
     def suggest(self, unlabeled: Sequence[ImageLike] | ImageDataset, n: int) -> NDArray[np.intp]:
-        """Choose the images whose labels would teach most: typical ones first, later uncertain ones.
+        """Choose the images whose labels would teach most.
+
+        While classes have one label or two, those are typical images; later, images that the classifier is in doubt
+        about. They are chosen as a set: asked for more of them, it may choose others.
 
         Args:
             unlabeled: images.
             n: how many to choose.
 
         Returns:
-            (min(n, n_images),) positions, the most wanted first.
+            (min(n, n_images),) positions, the most wanted of the set first.
 
         Raises:
             ImageError: an image cannot be read.
@@ -315,7 +318,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Say which accuracy to expect on new images, before there is a test set: an interval, all in 0..1.
 
         It says what the same evidence was worth on other data sets; with one image per class that is little, and the
-        interval is wide. See :mod:`fewshot.expected`.
+        interval is wide. Images without a label do not count. See :mod:`fewshot.expected`.
 
         Args:
             coverage: share of data sets whose accuracy is to lie within, from 0.5 to 0.95 by 0.05.
@@ -327,9 +330,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         known = check_known(self.known_, "expected_accuracy")
         if known.evidence is None:
+            what = "one class" if len(self.classes_) == 1 else repr(self.head_)
             raise InvalidInputError(
-                "expected_accuracy needs an inductive head of this package and two classes at least; test images tell, "
-                "for any head, with compare or cross-validation."
+                f"expected_accuracy has nothing to go by with {what}: it needs several classes and a head of this "
+                "package that judges every image by itself. Test images tell, for any head: see fewshot.compare."
             )
         return expected_accuracy(known.evidence, coverage=coverage)
 
@@ -356,7 +360,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.known_ is not None and self.known_.unlabeled is not None:
             head = self.head_ if isinstance(self.head_, TransductiveHead) else SelfTrainingHead()
             count = len(self.known_.unlabeled)
-            return f"Queries are labelled by {head!r}, jointly with {count} images without a label."
+            return f"Every new image is labelled together with {count} images that had no label, by {head!r}."
         return self.head_.explain() if isinstance(self.head_, AutoHead) else f"The head is {self.head_!r}, as asked."
 
     def _answer(

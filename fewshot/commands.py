@@ -118,8 +118,8 @@ def _what_to_expect(classifier: FewShotClassifier) -> list[str]:
     if classifier.known_ is not None and classifier.known_.evidence is not None:
         low, _, high = classifier.expected_accuracy()
         said.append(
-            f"On new images of these classes expect {100 * low:.0f} to {100 * high:.0f} % right: on four of five other "
-            "data sets, what such training images said held in such an interval. Test images would tell."
+            f"Expected accuracy on new images of these classes: {100 * low:.0f} to {100 * high:.0f} % (an 80 % interval "
+            "by what such training images were worth on other data sets; test images would tell)"
         )
     return said
 

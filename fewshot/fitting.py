@@ -182,4 +182,6 @@ def images_and_labels(
             f"Got {len(classes)} class ({classes.tolist()[0]!r}); a classifier needs at least 2. To ask only whether "
             "an image is of this one: fit(..., single_class=True), then predict(..., reject=True)."
         )
+    if least == 1 and len(classes) > 1:
+        raise InvalidInputError(f"single_class=True: got {len(classes)} classes. Leave it out, or all but one class.")
     return images, labels

@@ -103,9 +103,11 @@ def test_one_class_is_refused_unless_it_is_meant_and_then_tells_strangers(photos
     classifier.save(tmp_path / "model")
     again = fewshot.load(tmp_path / "model")
     np.testing.assert_allclose(again.novelty_score(photos["queries"]), score, atol=1e-6)
+    with pytest.raises(InvalidInputError, match=r"got 3 classes\. Leave it out"):
+        fewshot.FewShotClassifier().fit(photos["train"], single_class=True)
     with pytest.raises(InvalidInputError, match="head='auto'"):
         fewshot.FewShotClassifier(head="ridge").fit(oranges, single_class=True)
-    with pytest.raises(InvalidInputError, match="two classes at least"):
+    with pytest.raises(InvalidInputError, match="nothing to go by with one class"):
         again.expected_accuracy()
 
 
@@ -127,7 +129,7 @@ def test_unlabelled_images_are_labelled_together_with_every_query(photos, tmp_pa
     np.testing.assert_allclose(classifier.predict_proba(queries[:3]), expected, atol=1e-6)
     classifier.save(tmp_path / "model")
     np.testing.assert_allclose(fewshot.load(tmp_path / "model").predict_proba(queries[:3]), expected, atol=1e-6)
-    assert classifier.explain_choice().startswith("Queries are labelled by SelfTrainingHead(), jointly with 9 images")
+    assert classifier.explain_choice().startswith("Every new image is labelled together with 9 images")
     # What is asked about does not count twice.
     expected = fewshot.FewShotClassifier().fit(photos["one"]).predict_proba(queries[3:], transductive=True)
     np.testing.assert_allclose(classifier.predict_proba(queries[3:]), expected, atol=1e-6)

@@ -222,7 +222,8 @@ def fit(
         say(f"{name}: {count} image{'s' if count != 1 else ''}")
     for note in summary["notes"]:
         say(f"- {note}")
-    say(f"Model: {output}. Use it with: {shlex.join([*program(), 'predict', str(output), 'new.jpg'])}")
+    use = [*program(), "predict", str(output), "new.jpg", *(["--reject"] if single_class else [])]
+    say(f"Model: {output}. Use it with: {shlex.join(use)}")
 
 
 def predict(
@@ -266,7 +267,8 @@ def predict(
             else:
                 predicted.append((name, label, proba))
                 if not json:
-                    typer.echo(f"{show(name)}\t{show(label) or NONE_OF_THEM}\t{max(proba):.3f}")
+                    answer = f"{show(label)}\t{max(proba):.3f}" if label else f"{NONE_OF_THEM}\t"
+                    typer.echo(f"{show(name)}\t{answer}")
     if json:
         print_json(
             {
@@ -312,7 +314,7 @@ def suggest(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Name the images whose labels would teach the model most: typical ones first, later uncertain ones."""
+    """Name the images whose labels would teach the model most, as a set: asked for more, it may choose others."""
     from fewshot.commands import suggest_images
     from fewshot.console import print_json, say
     from fewshot.images.labels import show

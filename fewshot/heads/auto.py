@@ -156,7 +156,7 @@ class AutoHead(Head):
             return (
                 f"Chose {average}, the default: with one image of a class none can be held out to compare methods on."
             )
-        figures = f"by {float(gain):.3f} (standard error {float(error):.3f}) in log-loss on held-out training images"
+        figures = f"by {float(gain):.4f} (standard error {float(error):.4f}) in log-loss on held-out training images"
         if len(chosen) == 1:
             return f"Chose {chosen[0]}: it is better than {average} {figures}."
         if float(gain) > _NOTICEABLE:

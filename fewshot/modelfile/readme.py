@@ -14,6 +14,8 @@ def write_readme(config: dict[str, Any]) -> str:
     made = (config["representation"] or {}).get("name", "plain")
     features = "" if made == "plain" else f", representation\n`{made}`"
     own = config["augmentation"] not in POLICIES
+    knows = config["known"] is not None
+    limits = _KNOWS if knows else _PICTURES
     custom = "\n\nIts augmentation was a pipeline of its author's own, which is not kept here." if own else ""
     return f"""# Image classifier
 
@@ -38,7 +40,14 @@ or `fewshot predict THIS_FOLDER new.jpg`.
 
 ## Limits
 
-It knows only the classes above and gives one of them for any picture. It was trained on few images: test it on
-pictures of your own before relying on it. Its probabilities order pictures by confidence; they are not calibrated, and
-with one image per class they lie near to even.{custom}
+{limits}{custom}
 """
+
+
+_KNOWS = """It knows only the classes above, and gives one of them for any picture unless asked not to:
+`predict(..., reject=True)`, or `fewshot predict --reject`, says of pictures that are like none of its training images
+that they are none of these. It was trained on few images: test it on pictures of your own before relying on it. How
+sure its probabilities are was settled by its training images alone."""
+_PICTURES = """It knows only the classes above and gives one of them for any picture. It was trained on few images:
+test it on pictures of your own before relying on it. Its probabilities order pictures by confidence; they are not
+calibrated."""
