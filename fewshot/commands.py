@@ -118,7 +118,7 @@ def _what_to_expect(classifier: FewShotClassifier) -> list[str]:
     if classifier.known_ is not None and classifier.known_.evidence is not None:
         low, _, high = classifier.expected_accuracy()
         said.append(
-            f"Expected accuracy on new images of these classes: {100 * low:.0f} to {100 * high:.0f} % (an 80 % interval "
+            f"Expected accuracy on new images of these classes: {100 * low:.0f} to {100 * high:.0f} % (80 % interval, "
             "by what such training images were worth on other data sets; test images would tell)"
         )
     return said
