@@ -153,7 +153,7 @@ def test_the_expected_accuracy_is_an_interval_wider_with_less_evidence(fitted, f
     low, middle, high = fitted.expected_accuracy()
     assert 0 <= low < middle < high <= 1
     one = fitted_on_one.expected_accuracy()
-    assert one.high - one.low > 0
+    assert one.high - one.low > high - low
     wide = fitted.expected_accuracy(coverage=0.95)
     assert wide.low <= low
     assert wide.high >= high
