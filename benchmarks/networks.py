@@ -16,8 +16,8 @@ from episodes import data_sets, episode
 from fewshot import ImageDataset, load_backbone
 from fewshot.augment import load_policy
 from fewshot.cells import train_and_predict, whole_split
+from fewshot.finetune.fine_tune import FineTune
 from fewshot.finetune.simple_cnn import SimpleCNNHead, TunedSimpleCNNHead
-from fewshot.finetune.strategies import FineTune
 from fewshot.stats import mean_interval
 
 N_VIEWS = 16

@@ -361,7 +361,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             head = self.head_ if isinstance(self.head_, TransductiveHead) else SelfTrainingHead()
             count = len(self.known_.unlabeled)
             return f"Every new image is labelled together with {count} images that had no label, by {head!r}."
-        return self.head_.explain() if isinstance(self.head_, AutoHead) else f"The head is {self.head_!r}, as asked."
+        if isinstance(self.head_, AutoHead):
+            return self.head_.explain()
+        note = getattr(self.head_, "note_", "")
+        return f"The head is {self.head_!r}, as asked{f'; it {note}' if note else ''}."
 
     def _answer(
         self,

@@ -73,8 +73,14 @@ _BUILT_IN = (
     ),
 )
 
-# Each goes through the whole network in every step and takes several times as long as all of the above together.
+# Each takes as long as all of the above together, or several times that.
 _BY_NAME = (
+    Strategy(
+        "auto-fine-tune",
+        "auto-fine-tune",
+        "heavy",
+        "what `auto` does, or the last stages trained on augmented views, or both, as held-out training images prefer",
+    ),
     Strategy(
         "norm-tuning",
         "norm-tuning",
@@ -108,8 +114,8 @@ def list_strategies() -> list[str]:
 def make_strategies(strategies: Iterable[str | Strategy] | str | None) -> list[Strategy]:
     """Resolve names and strategies; ``None`` or ``"all"`` means every built-in one but the slow ones.
 
-    Slow are those that train within a whole network: ``norm-tuning``, ``lora`` and ``fine-tune-full`` run where they
-    are named.
+    Slow are ``auto-fine-tune``, and those that train within a whole network, ``norm-tuning``, ``lora`` and
+    ``fine-tune-full``: they run where they are named.
 
     A head's name, a head or a scikit-learn classifier is a strategy, too: on the images as they are.
 

@@ -46,13 +46,15 @@ def heads() -> dict[str, object]:
     from sklearn.neighbors import KNeighborsClassifier
 
     from fewshot import list_heads
+    from fewshot.finetune.auto import AutoFineTune
+    from fewshot.finetune.fine_tune import FineTune
     from fewshot.finetune.full import FullFineTune
     from fewshot.finetune.lora import LoRA
     from fewshot.finetune.norm_tuning import NormTuning
     from fewshot.finetune.simple_cnn import SimpleCNNHead, TunedSimpleCNNHead
-    from fewshot.finetune.strategies import FineTune
 
     quick = {
+        "auto-fine-tune": AutoFineTune(n_stages=1, steps=1, batch_size=2),
         "fine-tune": FineTune(steps=1, batch_size=2, learning_rates=(1e-3,)),
         "fine-tune-full": FullFineTune(steps=1, batch_size=2, learning_rates=(1e-3,)),
         "lora": LoRA(steps=1, batch_size=2, learning_rates=(1e-3,)),
@@ -83,18 +85,20 @@ def unpack(source: Path, target: Path) -> Path:
 def write(folder: Path, kind: str, head: object) -> None:
     """Train a classifier, save it, and keep the folder with the answers that it gives when loaded."""
     import fewshot
-    from fewshot.finetune.tuning import NetworkTuning
+    from fewshot.finetune.network_tuning import NetworkTuning
 
     classifier = fewshot.FewShotClassifier(
         head=head, augmentation="light", n_views=1, random_state=5, cache=False, representation="plain"
     )
     classifier.fit(pictures()[:2], LABELS.get(kind, ["apple", "orange"]))
     if isinstance(classifier.head_, NetworkTuning):
-        _thin_out_network(classifier.head_.model_.network)
+        _thin_out_network(classifier.head_.model_.body)
         # So that the answers are those of what is saved, and not of the linear probe.
         classifier.head_.learning_rate_ = 1e-3
     elif hasattr(classifier.head_, "model_"):
         _thin_out(classifier.head_.model_)
+        if kind == "auto-fine-tune":
+            classifier.head_.share_ = 0.5
     classifier.save(folder)
     expected = {
         "classes": classifier.classes_.tolist(),

@@ -292,7 +292,7 @@ def test_fit_takes_what_compare_shows(strategy, head, policy, run, fruit_folder,
 
 
 def test_fit_says_what_fine_tuning_chose(run, fruit_folder, tmp_path, monkeypatch):
-    from fewshot.finetune.strategies import FineTune
+    from fewshot.finetune.fine_tune import FineTune
 
     monkeypatch.setattr(FineTune.__init__, "__kwdefaults__", FineTune.__init__.__kwdefaults__ | {"steps": 2})
     _, _, errors = run("fit", fruit_folder, "-o", tmp_path / "model", "--head", "fine-tune", "--views", 1)

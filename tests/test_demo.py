@@ -8,8 +8,8 @@ import pytest
 from fewshot import FewShotClassifier
 from fewshot.cli.training import FRUITS
 from fewshot.demo import N_DRAWS, run_demo
+from fewshot.finetune.fine_tune import FineTune
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
-from fewshot.finetune.strategies import FineTune
 from fewshot.images import fruits as fruits_module
 from fewshot.images.fruits import load_fruits
 

@@ -22,11 +22,12 @@ from sklearn.svm import SVC
 import fewshot
 from fewshot import FewShotClassifier, list_heads
 from fewshot.errors import FewshotError, InvalidInputError, ModelFileError
+from fewshot.finetune.auto import AutoFineTune
+from fewshot.finetune.fine_tune import FineTune
 from fewshot.finetune.full import FullFineTune
 from fewshot.finetune.lora import LoRA
 from fewshot.finetune.norm_tuning import NormTuning
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
-from fewshot.finetune.strategies import FineTune
 from fewshot.heads import make_head
 from fewshot.heads.base import Head
 from fewshot.heads.ensemble import EnsembleHead
@@ -36,6 +37,7 @@ from fewshot.modelfile.schema import SklearnHead
 from fewshot.modelfile.sklearn_heads import fit_again, make_sklearn
 
 QUICK = {
+    "auto-fine-tune": AutoFineTune(steps=2, batch_size=2),
     "fine-tune": FineTune(steps=2, batch_size=2),
     "fine-tune-full": FullFineTune(steps=1, batch_size=2, learning_rates=(1e-3,)),
     "lora": LoRA(steps=1, batch_size=2, learning_rates=(1e-3,)),

@@ -31,7 +31,7 @@ print(fewshot.load("model").predict(fewshot.ImageDataset.from_folder("test").sou
 DEMO = """
 import sys, fewshot.cli, fewshot.demo
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
-from fewshot.finetune.strategies import FineTune
+from fewshot.finetune.fine_tune import FineTune
 fewshot.demo._POOL = 6
 for head, setting in ((TunedSimpleCNNHead, "min_steps"), (FineTune, "steps")):
     head.__init__.__kwdefaults__[setting] = 2

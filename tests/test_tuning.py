@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tiny_networks import halves, make_network
 from torch import nn
 
 import fewshot
@@ -16,6 +17,7 @@ from fewshot.errors import InvalidInputError, MissingExtraError
 from fewshot.finetune import lora as lora_module
 from fewshot.finetune import tuning
 from fewshot.finetune.base import TrainingSetup
+from fewshot.finetune.fine_tune import FineTune
 from fewshot.finetune.full import FullFineTune, _stages
 from fewshot.finetune.lora import LoRA
 from fewshot.finetune.norm_tuning import NormTuning
@@ -23,22 +25,9 @@ from fewshot.finetune.selection import HeldOut, choose, compare, fit_scale, imag
 from fewshot.heads.linear_probe import LinearProbe
 
 HEADS = (NormTuning, LoRA, FullFineTune)
-every_head = pytest.mark.parametrize("kind", HEADS)
+every_head = pytest.mark.parametrize("kind", [*HEADS, FineTune])
+whole_networks = pytest.mark.parametrize("kind", HEADS)
 NO_VIEWS = load_policy("none")
-
-
-def make_network(name="test_efficientnet", size=32, **options):
-    """Make a tiny network with random weights, whose batch norms hold statistics of something."""
-    import timm
-
-    torch.manual_seed(0)
-    overlay = {"input_size": (3, size, size)}
-    model = timm.create_model(name, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **options)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.8, 1.2)
-    return TimmNetwork(name, model, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +35,13 @@ def network():
     return make_network()
 
 
-def halves(n, seed):
-    """Draw noisy pictures whose halves are of one colour (class 0) or of two (class 1), each colour as often.
-
-    Pooled features are about the mean over both halves, which is the same for both classes.
-    """
-    rng = np.random.default_rng(seed)
-    pictures = rng.integers(0, 40, (n, 32, 32, 3))
-    left, codes = np.arange(n) // 2 % 2, np.arange(n) % 2
-    for picture, a, b in zip(pictures, left, left ^ codes, strict=True):
-        picture[:, :16, 2 * a] += 180
-        picture[:, 16:, 2 * b] += 180
-    return list(pictures.astype(np.uint8)), codes
-
-
 def fit(head, network, images, codes, policy=NO_VIEWS, n_views=1, seed=0):
     return head.fit_images(images, codes, TrainingSetup(network, policy, n_views, seed))
 
 
-@pytest.mark.parametrize(("kind", "rate"), [(NormTuning, 3e-2), (LoRA, 1e-2), (FullFineTune, 1e-2)])
+@pytest.mark.parametrize(
+    ("kind", "rate"), [(NormTuning, 3e-2), (LoRA, 1e-2), (FullFineTune, 1e-2), (FineTune, 1e-2)], ids=str
+)
 def test_what_frozen_features_cannot_tell_apart_is_learned(kind, rate, network):
     images, codes = halves(16, 0)
     asked, truth = halves(40, 1)
@@ -89,13 +66,13 @@ def test_what_frozen_features_cannot_tell_apart_is_learned(kind, rate, network):
 def kinds_of_changed(head, network):
     """Name the types of the network's layers whose parameters or statistics differ from the pretrained ones."""
     fresh, modules = network.model.state_dict(), dict(network.model.named_modules())
-    changed = {n for n, tensor in head.model_.network.state_dict().items() if not torch.equal(tensor, fresh[n])}
+    changed = {n for n, tensor in head.model_.body.state_dict().items() if not torch.equal(tensor, fresh[n])}
     assert not any("running" in name or "num_batches" in name for name in changed)
     assert changed <= set(head._names)
     return {type(modules[name.rpartition(".")[0]]).__name__ for name in changed}, changed
 
 
-@every_head
+@whole_networks
 @pytest.mark.parametrize(("name", "options"), [("test_efficientnet", {}), ("test_vit", {"img_size": 32})])
 def test_only_what_is_meant_changes(kind, name, options, monkeypatch):
     monkeypatch.setattr(tuning, "compare", lambda held_out, by_image: always(1e-2))
@@ -108,7 +85,7 @@ def test_only_what_is_meant_changes(kind, name, options, monkeypatch):
         assert layers == ({"Linear"} if name == "test_vit" else {"Conv2d"})
         assert all(name.endswith("weight") for name in changed)
         # The change of each weight has the rank asked for, or less.
-        fresh, own = dict(network.model.named_parameters()), dict(head.model_.network.named_parameters())
+        fresh, own = dict(network.model.named_parameters()), dict(head.model_.body.named_parameters())
         assert all(torch.linalg.matrix_rank((own[n] - fresh[n]).flatten(1), rtol=1e-3) <= 4 for n in changed)
         assert name != "test_vit" or any("qkv" in name for name in changed)
     else:
@@ -224,6 +201,7 @@ def test_backbones_without_what_is_trained_are_refused(kind):
         LoRA(batch_size=1.5),
         FullFineTune(decay=1.5),
         FullFineTune(C=-1),
+        FineTune(n_stages=0),
     ],
     ids=repr,
 )

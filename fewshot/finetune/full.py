@@ -15,14 +15,15 @@ from typing import ClassVar
 from torch import nn
 
 from fewshot.errors import InvalidInputError
-from fewshot.finetune.tuning import NetworkTuning, Trained
+from fewshot.finetune.network_tuning import NetworkTuning
+from fewshot.finetune.tuning import Trained
 from fewshot.heads.base import check_positive
 
 
 class FullFineTune(NetworkTuning):
     """Train all layers from the linear probe, at a learning rate that the training images choose.
 
-    See :class:`~fewshot.finetune.tuning.NetworkTuning` for how the rate is chosen and what is found.
+    See :class:`~fewshot.finetune.tuning.Tuning` for how the rate is chosen and what is found.
 
     Args:
         learning_rates: Adam's at its highest, of the last stage and the classifier: the candidates besides 0.
@@ -57,9 +58,9 @@ class FullFineTune(NetworkTuning):
         if self.decay > 1:
             raise InvalidInputError(f"decay={self.decay!r}: needs a number above 0 and at most 1.")
 
-    def _begin(self, network: nn.Module, seed: int) -> Trained:
-        own = dict(network.named_parameters())
-        stages = _stages(network)
+    def _begin(self, body: nn.Module, seed: int) -> Trained:
+        own = dict(body.named_parameters())
+        stages = _stages(body)
         return [
             ([own[name] for name in names], self.decay ** (len(stages) - 1 - position))
             for position, names in enumerate(stages)

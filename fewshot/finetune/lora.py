@@ -21,7 +21,8 @@ from torch import nn
 
 from fewshot.backbones.base import Backbone
 from fewshot.errors import InvalidInputError, MissingExtraError
-from fewshot.finetune.tuning import NetworkTuning, Trained
+from fewshot.finetune.network_tuning import NetworkTuning
+from fewshot.finetune.tuning import Trained
 from fewshot.heads.base import check_count
 
 _INITIALISING = threading.Lock()
@@ -31,7 +32,7 @@ class LoRA(NetworkTuning):
     """Train low-rank changes of all linear maps from the linear probe, at a rate that the training images choose.
 
     Training needs the package ``peft``; what was trained is put into the weights, so that a saved model does not.
-    See :class:`~fewshot.finetune.tuning.NetworkTuning` for how the rate is chosen and what is found.
+    See :class:`~fewshot.finetune.tuning.Tuning` for how the rate is chosen and what is found.
 
     Args:
         rank: r above; 2 to 4 is enough for few images.
@@ -74,8 +75,8 @@ class LoRA(NetworkTuning):
         super().check_backbone(backbone)
         _require_peft()
 
-    def _begin(self, network: nn.Module, seed: int) -> Trained:
-        names = [name.removesuffix(".weight") for name in self._changed(network)]
+    def _begin(self, body: nn.Module, seed: int) -> Trained:
+        names = [name.removesuffix(".weight") for name in self._changed(body)]
         # A fork keeps the caller's random numbers as they were; the lock keeps other threads out of it.
         with _INITIALISING, torch.random.fork_rng(devices=[]):
             import peft
@@ -87,8 +88,8 @@ class LoRA(NetworkTuning):
                 # As a pattern: a list would match every layer whose name ends so.
                 target_modules="|".join(map(re.escape, names)),
             )
-            peft.inject_adapter_in_model(config, network)
-        return [([p for name, p in network.named_parameters() if ".lora_" in name], 1.0)]
+            peft.inject_adapter_in_model(config, body)
+        return [([p for name, p in body.named_parameters() if ".lora_" in name], 1.0)]
 
     def _finish(self, trained: nn.Module) -> nn.Module:
         merged = copy.deepcopy(self._network.model).to(memory_format=torch.channels_last)

@@ -15,13 +15,14 @@ from typing import ClassVar
 from torch import nn
 
 from fewshot.errors import InvalidInputError
-from fewshot.finetune.tuning import NetworkTuning, Trained
+from fewshot.finetune.network_tuning import NetworkTuning
+from fewshot.finetune.tuning import Trained
 
 
 class NormTuning(NetworkTuning):
     """Train all normalisation layers from the linear probe, at a learning rate that the training images choose.
 
-    See :class:`~fewshot.finetune.tuning.NetworkTuning` for how the rate is chosen and what is found.
+    See :class:`~fewshot.finetune.tuning.Tuning` for how the rate is chosen and what is found.
 
     Args:
         learning_rates: Adam's at its highest, the candidates besides 0.
@@ -46,9 +47,9 @@ class NormTuning(NetworkTuning):
         self.batch_size = batch_size
         self.C = C
 
-    def _begin(self, network: nn.Module, seed: int) -> Trained:
-        own = dict(network.named_parameters())
-        return [([own[name] for name in self._changed(network)], 1.0)]
+    def _begin(self, body: nn.Module, seed: int) -> Trained:
+        own = dict(body.named_parameters())
+        return [([own[name] for name in self._changed(body)], 1.0)]
 
     def _changed(self, network: nn.Module) -> list[str]:
         names = [

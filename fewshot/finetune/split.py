@@ -1,6 +1,6 @@
 """A timm network in two parts: a frozen trunk, run once per view, and a tail that is trained on its stored maps.
 
-A step of the last stage on stored maps costs about a twentieth of training the whole network
+A step of the last stages on stored maps costs about a twentieth of training the whole network
 (``benchmarks/stored_maps.py``).
 """
 
@@ -17,23 +17,23 @@ from fewshot.backbones.base import Network
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
 
-# The last stage of each family and what follows it up to the pooling head, by attribute names. A family is taken
+# The stages of each family and what follows them up to the pooling head, by attribute names. A family is taken
 # when all its names are there; the split is then checked against the whole network.
 _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("blocks", ("conv_head", "bn2")),  # EfficientNet
     ("blocks", ("norm",)),  # ViT, DeiT, EVA, BEiT
     ("blocks", ()),  # MobileNetV3: its conv_head belongs to the pooling head
-    ("layer4", ()),  # ResNet
+    ("layer{}", ()),  # ResNet: layer1 to layer4
     ("stages", ("norm_pre",)),  # ConvNeXt
     ("layers", ("norm",)),  # Swin
-    ("s4", ("final_conv",)),  # RegNet
+    ("s{}", ("final_conv",)),  # RegNet: s1 to s4
     ("stages", ("final_conv",)),  # what timm's byobnet builds
     ("stages", ()),
 )
 
 
 class Tail(nn.Module):
-    """The trainable end of a network: its last stage, up to pooled features."""
+    """The trainable end of a network: its last stages, up to pooled features."""
 
     def __init__(self, modules: list[nn.Module], model: nn.Module) -> None:
         super().__init__()
@@ -50,16 +50,17 @@ class Tail(nn.Module):
 
 
 class SplitNetwork:
-    """A network cut before its last stage.
+    """A network cut before its last stages.
 
     Args:
         network: a timm network.
+        n_stages: how many are behind the cut.
 
     Raises:
-        InvalidInputError: the network is not timm's, or of a family whose last stage is not known.
+        InvalidInputError: the network is not timm's, of a family whose stages are not known, or has fewer.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, n_stages: int = 1) -> None:
         if not isinstance(network, TimmNetwork):
             raise InvalidInputError(f"fine-tune needs a timm backbone; {network.spec!r} is none.")
         self.network = network
@@ -68,12 +69,12 @@ class SplitNetwork:
         with torch.inference_mode():
             expected = network.runtime(network.normalise(example)).float().cpu()
         for container, followers in _FAMILIES:
-            if not all(hasattr(network.model, name) for name in (container, *followers)):
+            stages = _stages(network.model, container)
+            if len(stages) <= n_stages or not all(hasattr(network.model, name) for name in followers):
                 continue
-            modules = [_last_stage(network.model, container), *(getattr(network.model, name) for name in followers)]
-            self._modules = modules
+            self._modules = [*stages[-n_stages:], *(getattr(network.model, name) for name in followers)]
             self._trunk = copy.deepcopy(network.runtime)
-            _last_stage(self._trunk, container).register_forward_pre_hook(_stop)
+            _stages(self._trunk, container)[-n_stages].register_forward_pre_hook(_stop)
             try:
                 maps = torch.from_numpy(self.trunk(example)).to(network.device)
                 with torch.no_grad():
@@ -84,27 +85,28 @@ class SplitNetwork:
             if again.shape == expected.shape and torch.allclose(again, expected, rtol=1e-2, atol=1e-3):
                 return
         raise InvalidInputError(
-            f"fine-tune does not know where the last stage of {network.spec!r} begins; use 'linear-probe', or a "
-            "backbone of the EfficientNet, MobileNetV3, ResNet, RegNet, ConvNeXt, ViT or Swin families."
+            f"fine-tune does not know where the last {'stage' if n_stages == 1 else f'{n_stages} stages'} of "
+            f"{network.spec!r} begin{'s' if n_stages == 1 else ''}; use 'linear-probe', or a backbone of the "
+            "EfficientNet, MobileNetV3, ResNet, RegNet, ConvNeXt, ViT or Swin families."
         )
 
     def new_tail(self) -> Tail:
-        """Copy the last stage with its pretrained weights, in eval mode: batch-norm statistics stay frozen."""
+        """Copy the last stages with their pretrained weights, in eval mode: batch-norm statistics stay frozen."""
         tail = Tail(self._modules, self.network.model).eval().to(memory_format=torch.channels_last)
         return tail.requires_grad_(True)
 
     def trunk(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run (b, S, S, 3) uint8 up to the last stage; return what it would receive, (b, ...) float32."""
+        """Run (b, S, S, 3) uint8 up to the cut; return what the next stage would receive, (b, ...) float32."""
         with torch.inference_mode():
             try:
                 self._trunk(self.network.normalise(pixels))
-            except _ReachedLastStageError as reached:
+            except _ReachedCutError as reached:
                 return reached.maps.float().cpu().contiguous().numpy()
-        raise AssertionError("the last stage was not reached")  # unreachable: __init__ has run this once
+        raise AssertionError("the cut was not reached")  # unreachable: __init__ has run this once
 
 
-class _ReachedLastStageError(Exception):
-    """Unwinds a forward pass at the last stage, carrying what that stage would have received."""
+class _ReachedCutError(Exception):
+    """Unwinds a forward pass at the cut, carrying what the next stage would have received."""
 
     def __init__(self, maps: Tensor) -> None:
         super().__init__()
@@ -112,10 +114,13 @@ class _ReachedLastStageError(Exception):
 
 
 def _stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    raise _ReachedLastStageError(inputs[0])
+    raise _ReachedCutError(inputs[0])
 
 
-def _last_stage(model: nn.Module, container: str) -> nn.Module:
-    stages = getattr(model, container)
-    stage: nn.Module = stages if container in ("layer4", "s4") else stages[-1]
-    return stage
+def _stages(model: nn.Module, container: str) -> list[nn.Module]:
+    """List the stages of a model; none where it has no such attributes."""
+    if "{}" not in container:
+        found = getattr(model, container, None)
+        return list(found.children()) if isinstance(found, nn.Module) else []
+    names = [container.format(number) for number in range(1, 5)]
+    return [getattr(model, name) for name in names] if all(hasattr(model, name) for name in names) else []

@@ -1,4 +1,4 @@
-"""Tuning within a whole network: what norm-tuning, LoRA and full fine-tuning share.
+"""Tuning a network, or the last stages of one, from a linear probe: what all such heads share.
 
 Ananya Kumar et al., "Fine-Tuning can Distort Pretrained Features", 2022, arXiv:2202.10054 (solve the linear probe
 first, start from it); Shell Xu Hu et al., "Pushing the Limits of Simple Pipelines for Few-Shot Learning", 2022,
@@ -12,7 +12,6 @@ of the halves was on images they were not.
 
 from __future__ import annotations
 
-import copy
 import functools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,42 +22,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fewshot.backbones.base import Backbone, compute_rows
-from fewshot.backbones.runtime import prepare
+from fewshot.backbones.base import Backbone
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
 from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
+from fewshot.finetune.examples import Examples
 from fewshot.finetune.probe import linear_probe
-from fewshot.finetune.rendered import Examples, affordable_views, render_examples
 from fewshot.finetune.selection import N_FOLDS, Folds, HeldOut, Verdict, compare, make_folds, spread
 from fewshot.finetune.trainer import balanced_batches, train, warm_up_and_decay
 from fewshot.heads.base import check_count, check_positive, l2_normalise
-from fewshot.images.reader import ImageLike, read_image
+from fewshot.images.reader import ImageLike
 from fewshot.threads import workers
 
 Trained: TypeAlias = "list[tuple[list[nn.Parameter], float]]"
 """Groups of parameters that are trained, and the share of the learning rate that each gets."""
 
 
-class TunedNetwork(nn.Module):
-    """A whole network and a linear classifier on its L2-normalised features."""
+class TunedModel(nn.Module):
+    """A network, or its last stages, and a linear classifier on its L2-normalised features."""
 
-    def __init__(self, network: nn.Module, classifier: nn.Linear) -> None:
+    def __init__(self, body: nn.Module, classifier: nn.Linear) -> None:
         super().__init__()
-        self.network = network
+        self.body = body
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map the network's input (b, 3, S, S) to (b, n_classes) logits."""
-        logits: Tensor = self.classifier(l2_normalise(self.network(x)))
+        """Map what the body takes, (b, ...), to (b, n_classes) logits."""
+        logits: Tensor = self.classifier(l2_normalise(self.body(x)))
         return logits
 
 
-class NetworkTuning(ImageHead):
-    """Train parts of a whole network from the linear probe, if the training images show that it helps.
+class Tuning(ImageHead):
+    """Train parts of a network from the linear probe, if the training images show that it helps.
 
-    A subclass has the parameters below, and says what is trained: :meth:`_begin`, :meth:`_changed`, and
-    :meth:`_finish` where what was trained has to be put into the network's own weights.
+    A subclass has the parameters below, and says what is trained on what: :meth:`_connect`, :meth:`_gather`,
+    :meth:`_new_body`, :meth:`_tensor` and :meth:`_begin`, and :meth:`_finish` where what was trained has to be put into
+    the network's own weights.
 
     Attributes:
         learning_rates: Adam's at its highest, the candidates besides 0.
@@ -82,17 +81,40 @@ class NetworkTuning(ImageHead):
     }
     title: ClassVar[str]
     part: ClassVar[str]
+    start: ClassVar[str] = "the linear probe it starts from"
+    # What models have that were saved before there was a choice.
+    scale_ = 1.0
     learning_rates: Sequence[float]
     steps: int
     batch_size: int
     C: float
 
     @abstractmethod
-    def _begin(self, network: nn.Module, seed: int) -> Trained:
-        """Prepare a copy of the network for training, in place.
+    def _connect(self, network: TimmNetwork) -> None:
+        """Take a network as the one that is tuned.
+
+        Raises:
+            InvalidInputError: it has nothing that could be trained.
+        """
+
+    @abstractmethod
+    def _gather(self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup) -> Examples:
+        """Store views of images with (n,) class positions, and enter their number as ``n_views_``."""
+
+    @abstractmethod
+    def _new_body(self) -> nn.Module:
+        """Copy what features come from, in eval mode: statistics of a handful of images are noise."""
+
+    @abstractmethod
+    def _tensor(self, inputs: NDArray[Any]) -> Tensor:
+        """Turn stored inputs into what the body takes, on its device."""
+
+    @abstractmethod
+    def _begin(self, body: nn.Module, seed: int) -> Trained:
+        """Prepare a copy of the body for training, in place.
 
         Args:
-            network: in eval mode, all of it frozen.
+            body: in eval mode.
             seed: of what is drawn at random.
 
         Returns:
@@ -100,16 +122,12 @@ class NetworkTuning(ImageHead):
         """
 
     def _finish(self, trained: nn.Module) -> nn.Module:
-        """Turn what was trained into a network of the original form."""
+        """Turn what was trained into a body of the original form."""
         return trained
 
-    @abstractmethod
-    def _changed(self, network: nn.Module) -> list[str]:
-        """List the parameters of the original network that training may change.
-
-        Raises:
-            InvalidInputError: there are none.
-        """
+    def _keep(self, model: TunedModel) -> None:
+        """Take a model as the answer."""
+        self.model_ = model
 
     def _check_parameters(self) -> None:
         """Raise InvalidInputError where a constructor argument is out of range."""
@@ -120,7 +138,7 @@ class NetworkTuning(ImageHead):
         check_positive("C", self.C)
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Refuse joined backbones, and networks without the layers that are trained."""
+        """Refuse joined backbones, and networks without what is trained."""
         self._bind(backbone)
 
     def _bind(self, backbone: Backbone | None) -> TimmNetwork:
@@ -130,14 +148,14 @@ class NetworkTuning(ImageHead):
                 f"{self.title} trains one timm network; backbone {backbone.spec if backbone else None!r} is not one. "
                 "Use 'linear-probe' with it, or a single backbone."
             )
-        self._names, self._network = self._changed(network.model), network
+        self._network = network
+        self._connect(network)
         return network
 
     def _train(self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup) -> None:
         self._check_parameters()
-        network = self._bind(setup.backbone)
-        self.n_views_ = affordable_views(network, len(images), setup)
-        examples = render_examples(network, images, codes, self.n_views_, setup)
+        self._bind(setup.backbone)
+        examples = self._gather(images, codes, setup)
         folds = make_folds(examples.codes, examples.images, np.random.default_rng([setup.seed, 1]))
         # Candidates run side by side.
         with workers(2) as pool:
@@ -153,7 +171,7 @@ class NetworkTuning(ImageHead):
 
     def _final(
         self, examples: Examples, verdict: Verdict, setup: TrainingSetup
-    ) -> tuple[TunedNetwork, Tensor, list[HistoryRow]]:
+    ) -> tuple[TunedModel, Tensor, list[HistoryRow]]:
         """Train on everything; where that fails, take the linear probe instead.
 
         Returns:
@@ -208,13 +226,13 @@ class NetworkTuning(ImageHead):
 
     def _tune(
         self, examples: Examples, rate: float, setup: TrainingSetup, phase: str
-    ) -> tuple[TunedNetwork, list[HistoryRow]]:
-        """Solve the linear probe, then train it together with the network at ``rate``."""
-        network = copy.deepcopy(self._network.model).to(memory_format=torch.channels_last)
-        model = TunedNetwork(network, linear_probe(examples.features, examples.codes, self.C)).to(self._network.device)
+    ) -> tuple[TunedModel, list[HistoryRow]]:
+        """Solve the linear probe, then train it together with the body at ``rate``."""
+        probe = linear_probe(examples.features, examples.codes, self.C)
+        model = TunedModel(self._new_body(), probe).to(self._network.device).requires_grad_(False)
         curve: list[HistoryRow] = []
         if rate > 0:
-            groups = [([*model.classifier.parameters()], 1.0), *self._begin(model.network, setup.seed)]
+            groups = [([*model.classifier.parameters()], 1.0), *self._begin(model.body, setup.seed)]
             for parameters, _ in groups:
                 for parameter in parameters:
                     parameter.requires_grad_(True)
@@ -228,15 +246,15 @@ class NetworkTuning(ImageHead):
             codes = torch.from_numpy(examples.codes).to(self._network.device)
             train(
                 model,
-                ((self._network.normalise(examples.pixels[chosen]), codes[chosen]) for chosen in order),
+                ((self._tensor(examples.inputs[chosen]), codes[chosen]) for chosen in order),
                 optimizer,
                 scheduler=warm_up_and_decay(optimizer, self.steps),
                 on_step=lambda step, loss: curve.append({"phase": phase, "step": step, "loss": loss}),
             )
-            model.network = self._finish(model.network)
+            model.body = self._finish(model.body)
         return model.requires_grad_(False), curve
 
-    def _logits(self, model: TunedNetwork, examples: Examples, rate: float) -> Tensor:
+    def _logits(self, model: TunedModel, examples: Examples, rate: float) -> Tensor:
         """Score examples: (m, n_classes) float64. What is not trained needs no network."""
         with torch.inference_mode():
             if rate == 0:
@@ -244,68 +262,18 @@ class NetworkTuning(ImageHead):
                 logits: Tensor = model.classifier(l2_normalise(examples.features.to(device)))
                 return logits.double().cpu()
             step = self._network.batch_size
-            parts = [examples.pixels[start : start + step] for start in range(0, len(examples.pixels), step)]
-            return torch.cat([model(self._network.normalise(part)).double().cpu() for part in parts])
+            parts = [examples.inputs[start : start + step] for start in range(0, len(examples.inputs), step)]
+            return torch.cat([model(self._tensor(part)).double().cpu() for part in parts])
 
     def _note(self, folds: Folds | None, verdict: Verdict) -> str:
         if folds is None:
-            return "kept the linear probe it starts from: one image of a class without views leaves no evidence"
+            return f"kept {self.start}: one image of a class without views leaves no evidence"
         evidence = "images" if folds.by_image else "views of the training images"
         if self.learning_rate_:
             return f"trained {self.part} at learning rate {self.learning_rate_:g}, which held-out {evidence} prefer"
         if verdict.rate:
-            return f"kept the linear probe it starts from: training on all images at {verdict.rate:g} did not succeed"
-        return f"kept the linear probe it starts from: on held-out {evidence} no learning rate is clearly better"
-
-    def _keep(self, model: TunedNetwork) -> None:
-        """Take a model as the answer; of its network a copy is made that is faster to run."""
-        network = self._network
-        example = torch.linspace(-1, 1, 3 * network.image_size**2, device=network.device)
-        self.model_ = model
-        self._runtime = prepare(model.network, example.view(1, 3, network.image_size, -1))
-
-    def predict_proba_images(self, images: Sequence[ImageLike]) -> NDArray[np.float64]:
-        """Estimate (n, n_classes) class probabilities of the central view of each image."""
-        network, classifier = self._network, self.model_.classifier
-
-        def compute(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-            with torch.inference_mode():
-                if self.learning_rate_ == 0:
-                    features = torch.from_numpy(network.forward(pixels)).to(network.device)
-                else:
-                    features = self._runtime(network.normalise(pixels))
-                logits = classifier(l2_normalise(features)).double().cpu()
-                return torch.softmax(logits * self.scale_, dim=-1).numpy()
-
-        renders = [lambda s=image: network.preprocess(read_image(s)) for image in images]
-        return compute_rows(network, renders, compute, np.empty((0, len(self.classes_))))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Give the network's parameters that training may change, and the classifier's."""
-        parameters = dict(self.model_.named_parameters())
-        names = [f"network.{name}" for name in self._names] + ["classifier.weight", "classifier.bias"]
-        return {name: parameters[name].detach().cpu().contiguous() for name in names}
-
-    def blank_tensors(self, n_classes: int, backbone: Backbone | None) -> dict[str, Tensor]:
-        """Give the pretrained network's own parameters, and a classifier's without memory for them."""
-        network = self._bind(backbone)
-        classifier = nn.Linear(network.n_features, n_classes, device="meta")
-        own = dict(network.model.named_parameters())
-        blank: dict[str, Tensor] = {f"network.{name}": own[name] for name in self._names}
-        return blank | {f"classifier.{name}": tensor for name, tensor in classifier.named_parameters()}
-
-    def restore(self, tensors: Mapping[str, Tensor], classes: NDArray[Any], backbone: Backbone | None) -> None:
-        """Take back the parameters that training may have changed, and the classifier's."""
-        network = self._bind(backbone)
-        self.classes_, self.history_ = classes, []
-        own = copy.deepcopy(network.model).to(memory_format=torch.channels_last)
-        classifier = nn.Linear(network.n_features, len(classes), device="meta").to_empty(device=network.device)
-        model = TunedNetwork(own, classifier)
-        parameters = dict(model.named_parameters())
-        with torch.no_grad():
-            for name in (*(f"network.{name}" for name in self._names), "classifier.weight", "classifier.bias"):
-                parameters[name].copy_(tensors[name])
-        self._keep(model.requires_grad_(False))
+            return f"kept {self.start}: training on all images at {verdict.rate:g} did not succeed"
+        return f"kept {self.start}: on held-out {evidence} no learning rate is clearly better"
 
 
 def _log_loss(logits: Tensor, codes: NDArray[np.int64], scale: float) -> float:

@@ -29,7 +29,8 @@ HEADS = NameTable(
         "self-training": "fewshot.heads.self_training:SelfTrainingHead",
         "pt-map": "fewshot.heads.pt_map:PTMAPHead",
         # Heads that need pixels: they train a network, or a part of one.
-        "fine-tune": "fewshot.finetune.strategies:FineTune",
+        "fine-tune": "fewshot.finetune.fine_tune:FineTune",
+        "auto-fine-tune": "fewshot.finetune.auto:AutoFineTune",
         "norm-tuning": "fewshot.finetune.norm_tuning:NormTuning",
         "lora": "fewshot.finetune.lora:LoRA",
         "fine-tune-full": "fewshot.finetune.full:FullFineTune",

@@ -72,7 +72,7 @@ def make_own(description: OwnHead) -> Head | ImageHead:
             raise ModelFileError(f"head {description.name!r} has no parameter {name[:60]!r}")
         if not _alike(value, signature[name].default):
             raise ModelFileError(f"head {description.name!r}: {name}={value!r} is of another type than it takes")
-    head: Any = factory(**description.parameters)
+    head: Any = factory(**{**getattr(factory, "earlier", {}), **description.parameters})
     if not isinstance(head, (Head, ImageHead)):
         raise ModelFileError(f"{description.name!r} is no head that can be loaded")
     limit = _MAX_STEPS if isinstance(head, Head) else _MAX_WHOLE

@@ -1,0 +1,140 @@
+"""Frozen features or trained stages: each where it is better, both saved as one."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_networks import halves, make_network
+
+from fewshot import FewShotClassifier
+from fewshot.augment import load_policy
+from fewshot.errors import InvalidInputError
+from fewshot.finetune import auto, tuning
+from fewshot.finetune.auto import AutoFineTune
+from fewshot.finetune.base import TrainingSetup
+from fewshot.finetune.selection import make_folds
+from fewshot.heads.auto import AutoHead
+from fewshot.representation import load_representation
+
+NO_VIEWS = load_policy("none")
+FROZEN = {"head": "auto", "augmentation": "none", "cache": False}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
+
+
+def fit(head, network, images, codes, seed=0):
+    return head.fit_images(images, codes, TrainingSetup(network, NO_VIEWS, 1, seed))
+
+
+@pytest.fixture(scope="module")
+def trained(network):
+    """One that is trained on what frozen features do not tell apart well."""
+    return fit(AutoFineTune(learning_rates=(1e-2,), steps=40, batch_size=8), network, *halves(8, 0))
+
+
+def log_loss(proba, truth):
+    return -np.log(proba[np.arange(len(truth)), truth]).mean()
+
+
+def test_what_frozen_features_do_not_tell_apart_well_is_trained(trained, network):
+    asked, truth = halves(40, 1)
+    frozen = FewShotClassifier(network, **FROZEN).fit(*halves(8, 0)).predict_proba(asked)
+    answers = trained.predict_proba_images(asked)
+    assert log_loss(answers, truth) < log_loss(frozen, truth)
+    assert (answers.argmax(axis=1) == truth).mean() > (frozen.argmax(axis=1) == truth).mean()
+    assert trained.share_ in (0.5, 1.0)
+    assert trained.learning_rate_ == 1e-2
+    assert trained.validation_[1e-2] < trained.validation_[0.0]
+    assert "held-out images prefer" in trained.note_
+    assert {row["phase"] for row in trained.history_} == {"rate 0.01, fold 1", "rate 0.01, fold 2", "final"}
+
+
+def test_the_frozen_features_are_judged_by_images_that_they_were_not_learned_from(trained, network):
+    images, codes = halves(8, 0)
+    representation = load_representation("auto", network)
+    parts = representation.parts(images)
+    vectors = representation.space(parts).vectors(parts)[:, 0]
+    fold = make_folds(codes, np.arange(8), np.random.default_rng([0, 1])).of
+    losses = []
+    for away in (fold == 0, fold == 1):
+        proba = AutoHead().fit(vectors[~away], codes[~away]).predict_proba(vectors[away])
+        losses += (-np.log(proba[np.arange(away.sum()), codes[away]])).tolist()
+    assert trained.validation_[0.0] == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def test_both_answer_by_the_mean_of_their_log_probabilities(trained):
+    asked, _ = halves(6, 1)
+    answers = {}
+    share = trained.share_
+    for trained.share_ in (0.0, 0.5, 1.0):
+        answers[trained.share_] = trained.predict_proba_images(asked)
+    trained.share_ = share
+    together = np.sqrt(answers[0.0] * answers[1.0])
+    np.testing.assert_allclose(answers[0.5], together / together.sum(axis=1, keepdims=True), atol=1e-9)
+
+
+@pytest.mark.parametrize("each", [1, 4])
+def test_nothing_is_trained_where_it_cannot_be_judged_or_has_nothing_to_gain(each, two_fruits):
+    train, test = two_fruits
+    chosen = train.subset([0, 4]) if each == 1 else train
+    kept = FewShotClassifier(head="auto-fine-tune", augmentation="heavy", n_views=2).fit(chosen)
+    frozen = FewShotClassifier(**FROZEN).fit(chosen)
+    np.testing.assert_allclose(kept.predict_proba(test), frozen.predict_proba(test), atol=1e-6)
+    assert kept.history_ == []
+    assert kept.head_.share_ == kept.head_.learning_rate_ == kept.head_.n_views_ == 0
+    assert kept.head_.note_.startswith("kept head 'auto' on frozen features: ")
+    assert ("none can be held out" if each == 1 else "nothing was trained") in kept.explain_choice()
+
+
+def test_frozen_features_stay_where_training_is_not_clearly_better(network):
+    # Colours that pooled features tell apart badly, and one step that changes next to nothing.
+    head = fit(AutoFineTune(learning_rates=(1e-7,), steps=1, batch_size=2), network, *halves(8, 0))
+    assert (head.share_, head.learning_rate_) == (0.0, 0.0)
+    assert set(head.validation_) == {0.0, 1e-7}
+    assert "clearly better" in head.note_
+
+
+def test_a_last_training_that_fails_leaves_the_frozen_features(network, monkeypatch):
+    images, codes = halves(8, 0)
+    frozen = FewShotClassifier(network, **FROZEN).fit(images, codes)
+    monkeypatch.setattr(auto, "choose", lambda losses: 2)
+    monkeypatch.setattr(tuning, "_log_loss", lambda logits, codes, scale: np.nan)
+    head = fit(AutoFineTune(learning_rates=(1e-2,), steps=2, batch_size=2), network, images, codes)
+    assert (head.share_, head.learning_rate_) == (0.0, 0.0)
+    assert "did not succeed" in head.note_
+    np.testing.assert_allclose(head.predict_proba_images(images), frozen.predict_proba(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_was_saved_answers_the_same(share, trained, network):
+    images, _ = halves(4, 1)
+    stated = {name: (t.dtype, t.shape) for name, t in trained.blank_tensors(2, network).items()}
+    assert stated == {name: (t.dtype, t.shape) for name, t in trained.tensors().items()}
+    again = AutoFineTune()
+    again.restore({name: tensor.clone() for name, tensor in trained.tensors().items()}, trained.classes_, network)
+    again.restore_facts(trained.facts() | {"share_": share})
+    before, trained.share_ = trained.share_, share
+    expected = trained.predict_proba_images(images)
+    trained.share_ = before
+    np.testing.assert_allclose(again.predict_proba_images(images), expected, atol=1e-6)
+
+
+def test_features_made_in_another_way_are_refused(trained, network):
+    again = AutoFineTune()
+    again.restore(trained.tensors(), trained.classes_, network)
+    with pytest.raises(InvalidInputError, match="train it again"):
+        again.restore_facts(trained.facts() | {"fingerprint_": "another"})
+
+
+def test_the_same_seed_gives_the_same_answers_and_leaves_random_numbers_alone(network):
+    images, codes = halves(8, 0)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first, again = (
+        fit(AutoFineTune(learning_rates=(1e-2,), steps=3, batch_size=4), network, images, codes) for _ in range(2)
+    )
+    torch.testing.assert_close(torch.rand(3), expected)
+    np.testing.assert_array_equal(first.predict_proba_images(images), again.predict_proba_images(images))
