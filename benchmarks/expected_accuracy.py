@@ -18,13 +18,14 @@ from typing import NamedTuple
 import numpy as np
 from accuracy_vectors import load_vectors, rotated
 from numpy.typing import NDArray
+from scipy.special import logit
 
-from fewshot.expected import accuracy, lead, regressors
+from fewshot.expected import accuracy, regressors
 from fewshot.heads.auto import AutoHead
 from fewshot.images.sources import load_dataset
 from fewshot.known import learn
 
-WAYS, SHOTS, MOST_QUERIES = (2, 3, 5, 7, 10), (1, 2, 5, 10), 20
+WAYS, SHOTS, MOST_QUERIES = (2, 3, 5, 7, 10), (1, 2, 5, 10), 100
 COVERAGES = [round(0.5 + 0.05 * i, 2) for i in range(10)]
 TABLE = Path(__file__).parents[1] / "fewshot" / "expected_accuracy.json"
 # Penalty of the regression, in episodes: weights that the data sets do not agree on stay small.
@@ -111,7 +112,8 @@ def measure(paths: list[Path], n_episodes: int) -> dict[str, Rows]:
                     assert evidence is not None
                     kinds = [evidence, evidence._replace(separation=None)] if k_shot == 1 else [evidence]
                     for kind, row, doubt in map(regressors, kinds):
-                        found[kind].append((row, lead(float(share), n_way), doubt, n_way, number))
+                        # Not cut off as the evidence's leads are: a share of so many answers is never 0 or 1.
+                        found[kind].append((row, logit(share) + np.log(n_way - 1), doubt, n_way, number))
         print(f"{path.name}: {len(dataset)} images", flush=True)
     return {kind: Rows(*map(np.array, zip(*rows, strict=True))) for kind, rows in found.items()}
 
@@ -130,8 +132,8 @@ def episode(
 
 
 def fit(rows: Rows) -> NDArray[np.float64]:
-    """Ridge regression in which every data set counts the same: (m,) weights."""
-    weight = 1 / np.bincount(rows.sets)[rows.sets]
+    """Ridge regression in which data sets count the same but for the doubt of their episodes: (m,) weights."""
+    weight = rows.doubt**-2 / np.bincount(rows.sets)[rows.sets]
     weight *= len(rows.y) / weight.sum()
     penalty = np.diag(PENALTY * rows.X.std(axis=0) ** 2)
     weighed = (rows.X * weight[:, None]).T

@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from fewshot.calibration import MARGIN_SHARE
 from fewshot.errors import InvalidInputError
-from fewshot.expected import Evidence, accuracy, expected_accuracy, gather_evidence, lead
+from fewshot.expected import Evidence, accuracy, expected_accuracy, gather_evidence, lead, regressors
 from fewshot.heads import make_head
 
 
@@ -93,6 +93,23 @@ def test_better_evidence_is_worth_more():
 def test_held_out_images_narrow_the_interval():
     one, several = (expected_accuracy(evidence) for evidence in (KINDS[0], KINDS[2]))
     assert several.high - several.low < (one.high - one.low) / 1.3
+
+
+@pytest.mark.parametrize(("n_held", "share"), [(100, 0.5), (100, 0.8), (400, 0.95)])
+def test_doubt_grows_as_the_chance_of_held_out_answers_does(n_held, share):
+    drawn = np.random.default_rng(0).binomial(n_held, share, 4000)
+    leads = [lead((right + 0.5) / (n_held + 1), 5) for right in drawn]
+    doubts = [regressors(Evidence(5, n_held / 5, None, one, 2.0, n_held))[2] for one in leads]
+    ratio = (np.mean(np.square(doubts)) - 1) / np.var(leads)
+    assert ratio == pytest.approx(10, rel=0.1)
+
+
+def test_answers_that_are_nearly_all_right_leave_more_doubt():
+    def doubt(right, n_held):
+        return regressors(Evidence(5, n_held / 5, None, lead((right + 0.5) / (n_held + 1), 5), 2.0, n_held))[2]
+
+    assert doubt(50, 50) > 1.5 * doubt(40, 50)
+    assert doubt(40, 50) > 1.2 * doubt(160, 200)
 
 
 def test_intervals_hold_the_accuracy_on_photographs(fruits, backbone):
