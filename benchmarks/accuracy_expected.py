@@ -4,7 +4,7 @@ The interval is for the accuracy on infinitely many images, and what is measured
 that share's chance is as wide as the interval, and a share of 1 is no accuracy of 1, which no interval holds. So:
 
 - as many images are asked about as there are,
-- half a right and half a wrong answer are added, as in the table, see `expected_accuracy.py`,
+- half a right and half a wrong answer are added, as in the table, see `expected_accuracy.py`; one column does without,
 - and one column counts chance: the table's intervals, taken for a distribution of the accuracy, give a distribution of
   the number of right answers, and the interval holds where that number is in its central part.
 """
@@ -37,9 +37,10 @@ PAIRS = (("linear-probe", "averaged"), ("auto", "tuned"))
 
 
 class Outcome(NamedTuple):
-    """One episode: whether the intervals held, without and with chance counted, how wide, how far off."""
+    """One episode: whether the intervals held, by three measures, how wide they were, how far off."""
 
     held: tuple[bool, ...]
+    bare: tuple[bool, ...]
     counted: tuple[bool, ...]
     widths: tuple[float, ...]
     error: float
@@ -52,8 +53,8 @@ def section(setting: Setting) -> Iterator[str]:
     yield (
         f"{n} episodes of each data set at {', '.join(map(str, WAYS))} ways; the interval is compared with the "
         f"accuracy on up to {MOST_QUERIES} other images of each class, half a right and half a wrong answer added. "
-        "`with chance`: share of intervals that held where the chance of so many answers is counted. In the columns of "
-        "data sets: share of 80 % intervals that held. All in %.\n"
+        "`bare share`: the same without the half answers. `with chance`: share of intervals that held where the chance "
+        "of so many answers is counted. In the columns of data sets: share of 80 % intervals that held. All in %.\n"
     )
     found: dict[tuple[str, str], dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for name, dataset in setting.datasets.items():
@@ -61,12 +62,14 @@ def section(setting: Setting) -> Iterator[str]:
         for head, kind in PAIRS:
             for evidence, outcome in _outcomes(dataset, vectors[kind], head, n):
                 found[f"{head} on {kind}", evidence][name].append(outcome)
-    titles = [f"{100 * level:.0f} %: {what}" for level in LEVELS for what in ("held", "with chance", "width")]
+    titles = [
+        f"{100 * level:.0f} %: {what}" for level in LEVELS for what in ("held", "bare share", "with chance", "width")
+    ]
     yield from header(["head", "evidence", *titles, "mean error", *setting.datasets])
     for (head, evidence), sets in found.items():
         cells = []
         for i in range(len(LEVELS)):
-            for what in ("held", "counted", "widths"):
+            for what in ("held", "bare", "counted", "widths"):
                 cells.append(np.mean([np.mean([getattr(one, what)[i] for one in rows]) for rows in sets.values()]))
         cells.append(np.mean([np.mean([one.error for one in rows]) for rows in sets.values()]))
         each = [
@@ -107,9 +110,10 @@ def _compare(evidence: Evidence, right: int, n_asked: int) -> Outcome:
     said = [expected_accuracy(evidence, coverage=level) for level in LEVELS]
     reached = (right + 0.5) / (n_asked + 1)
     held = tuple(one.low <= reached <= one.high for one in said)
+    bare = tuple(one.low <= right / n_asked <= one.high for one in said)
     rank = _rank(evidence, right, n_asked)
     counted = tuple(abs(rank - 0.5) <= level / 2 for level in LEVELS)
-    return Outcome(held, counted, tuple(one.high - one.low for one in said), abs(said[0].mid - right / n_asked))
+    return Outcome(held, bare, counted, tuple(one.high - one.low for one in said), abs(said[0].mid - right / n_asked))
 
 
 def _rank(evidence: Evidence, right: int, n_asked: int) -> float:
