@@ -28,7 +28,7 @@ def section(setting: Setting) -> Iterator[str]:
     yield (
         f"{WAYS} known classes and as many unknown ones, 15 images of each (10 where classes are small). AUROC of "
         "unknown against known images, against that of `auto`'s largest probability. The threshold is set for 5 % of "
-        "known images, from the training images and their fixed views. All in %.\n"
+        "known images, from the training images. All in %.\n"
     )
     found: dict[tuple[str, int], dict[str, list[list[float]]]] = defaultdict(dict)
     for name, dataset in setting.datasets.items():
@@ -63,7 +63,7 @@ def _episode(vectors: Vectors, episode: Episode) -> list[float]:
     support, labels = episode.support[seen], episode.support_labels[seen]
     space = vectors.space(support)
     learned, asked = vectors.images(space, support), vectors.images(space, episode.query)
-    detector = NoveltyDetector(RATE).fit(learned, labels, vectors.views(space, support))
+    detector = NoveltyDetector(RATE).fit(learned, labels)
     unknown = episode.query_labels >= WAYS
     score, novel = detector.score(asked), detector.is_novel(asked)
     doubt = 1 - make_head("auto").fit(learned, labels).predict_proba(asked).max(axis=1)

@@ -120,12 +120,57 @@ def test_the_threshold_is_the_predictive_quantile(counts, with_views, rate):
     assert tail == pytest.approx(rate, rel=1e-3)
 
 
-def test_nothing_is_novel_where_there_is_nothing_to_set_a_threshold_by():
-    rows, labels, _, novel = known_and_novel(3, 1)
+@pytest.mark.parametrize("n_classes", [1, 2])
+def test_nothing_is_novel_where_there_is_nothing_to_set_a_threshold_by(n_classes):
+    rows, labels, _, novel = known_and_novel(n_classes, 1)
     detector = NoveltyDetector().fit(rows, labels)
     assert detector.threshold_ == np.inf
     assert not detector.is_novel(novel).any()
     assert np.isfinite(NoveltyDetector().fit(rows, labels, views_of(rows)).threshold_)
+
+
+def naive_class_left_out(rows, labels):
+    """Mean distance of images to the nearest prototype, about the centre, of all classes but their own."""
+    scales, found = naive_scales(rows, labels), []
+    for i in range(len(rows)):
+        keep = labels != labels[i]
+        others = np.flatnonzero(np.arange(len(scales)) != labels[i])
+        prototypes, centre = naive_prototypes(rows[keep], np.searchsorted(others, labels[keep]))
+        image = unit(unit(rows[i]) - centre)
+        found.append(min(np.linalg.norm(image - p) / scales[c] for p, c in zip(prototypes, others, strict=True)))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 2, 2), (3, 1, 5), (2, 1, 1, 4)])
+def test_the_threshold_of_several_classes_joins_classes_left_out_and_images_left_out(counts, rate):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rows = known_and_novel(len(counts), 5)[0][: len(labels)]
+    expected = novelty._SHARES[rate] * naive_class_left_out(rows, labels)
+    size, worth = sum(counts) - len(counts), novelty._SHARES_WORTH
+    if size:
+        scales = naive_scales(rows, labels)
+        scores = [min(np.array(row) / scales) for row in naive_left_out(rows, labels).values()]
+        expected = (size * np.quantile(scores, 1 - rate) + worth * expected) / (size + worth)
+    detectors = [NoveltyDetector(rate).fit(rows, labels, views) for views in (None, views_of(rows))]
+    assert [one.threshold_ for one in detectors] == pytest.approx([expected, expected])
+
+
+def test_one_image_of_each_of_several_classes_tells_what_is_of_none_of_them():
+    rates = []
+    for seed in range(30):
+        rows, labels, known, novel = known_and_novel(5, 1, seed, n_query=50)
+        detector = NoveltyDetector().fit(rows, labels)
+        rates.append([detector.is_novel(known).mean(), detector.is_novel(novel).mean()])
+    rejected_known, rejected_novel = np.mean(rates, axis=0)
+    assert 0 < rejected_known < 0.1
+    assert rejected_novel > 4 * rejected_known
+
+
+def test_shares_fall_as_the_rate_grows_and_those_between_are_between():
+    values = [novelty.share(rate) for rate in (0.001, 0.02, 0.03, 0.05, 0.5, 0.9)]
+    assert values == sorted(values, reverse=True)
+    assert values[1] > values[2] > values[3]
 
 
 @pytest.mark.parametrize("n_classes", [1, 3])
@@ -151,8 +196,9 @@ def test_fewer_images_give_a_wider_threshold():
     assert np.mean(few) > NoveltyDetector().fit(rows).threshold_
 
 
-def test_a_lower_rate_gives_a_higher_threshold():
-    rows, labels, _, _ = known_and_novel(2, 5)
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_a_lower_rate_gives_a_higher_threshold(n_classes):
+    rows, labels, _, _ = known_and_novel(n_classes, 5)
     found = [NoveltyDetector(rejection_rate=rate).fit(rows, labels).threshold_ for rate in (0.2, 0.1, 0.05, 0.01)]
     assert found == sorted(found)
 
