@@ -7,12 +7,14 @@ Sections, each in its own file beside this one:
 heads          auto and every inductive head at 1, 2, 5, 10 shots; what an episode costs
 peers          easyfsl's methods and StandardScaler + RBF-SVM, on plain and on tuned features of the same episodes
 transductive   heads that label queries jointly, balanced queries and imbalanced ones
-finetuning     what trains a network against the frozen default, and two images of two classes (--trained-episodes)
+finetuning     training the last stages against the frozen default, and two images of two classes (--trained-episodes)
+networks       training within a whole network (--trained-episodes)
 probabilities  calibration of every head, and the reliability of auto's probabilities
 novelty        images of unknown classes: AUROC against the largest probability, and the share rejected wrongly
 suggest        accuracy by number of labels, suggested ones against random ones
 expected       how often the interval for the accuracy to expect holds
 ablation       each ingredient of the tuned representation and of auto, on and off
+augmentation   augmented views of the training images, beside the averaged ones
 
 `peers` needs `pip install 'fewshot[peers]'`. FOLDER holds data sets, each one folder per class, nested or with splits
 (then the training split is used). The embedded fruits always take part. Images of a set are given to episodes of
@@ -35,11 +37,13 @@ SECTIONS = (
     "peers",
     "transductive",
     "finetuning",
+    "networks",
     "probabilities",
     "novelty",
     "suggest",
     "expected",
     "ablation",
+    "augmentation",
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from accuracy_common import AUTO, LITE0, YARDSTICK, Setting, joined
+from accuracy_common import AUTO, LITE0, YARDSTICK, Setting
 from accuracy_tables import accuracies, header, percent, points, row
 from accuracy_variants import Switches, Variant, check, familiar_only, halves, unfamiliar_only
 
@@ -15,7 +15,6 @@ from fewshot.report.benchmark import BenchmarkReport
 from fewshot.strategies import Strategy
 
 SHOTS = (1, 2, 5, 10)
-LIGHT_VIEWS = 4
 VARIANTS = {
     "central view only": Switches(views=False),
     "without the posterior": Switches(posterior=False),
@@ -66,12 +65,6 @@ def section(setting: Setting) -> Iterator[str]:
     for k_shot in SHOTS:
         yield f"*{k_shot} training image{'s' if k_shot > 1 else ''} per class*\n"
         yield from _ladder(report, k_shot, steps)
-    yield f"**Learning from {LIGHT_VIEWS} `light` views of each image, too**; differences are to `auto` without.\n"
-    light = Strategy("auto, light views", "auto", "light", representation="auto")
-    report = joined([report, setting.run([light], SHOTS, n_views=LIGHT_VIEWS)])
-    for k_shot in SHOTS:
-        yield f"*{k_shot} training image{'s' if k_shot > 1 else ''} per class*\n"
-        yield from accuracies(report, k_shot, ["auto", light.name], ["auto"])
 
 
 def _ladder(report: BenchmarkReport, k_shot: int, steps: list[str]) -> Iterator[str]:

@@ -40,7 +40,7 @@ class FullFineTune(NetworkTuning):
     def __init__(
         self,
         *,
-        learning_rates: Sequence[float] = (3e-4, 1e-3),
+        learning_rates: Sequence[float] = (1e-3,),
         decay: float = 0.7,
         steps: int = 50,
         batch_size: int = 16,

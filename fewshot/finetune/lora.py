@@ -49,7 +49,7 @@ class LoRA(NetworkTuning):
         self,
         *,
         rank: int = 4,
-        learning_rates: Sequence[float] = (3e-3, 1e-2),
+        learning_rates: Sequence[float] = (1e-2,),
         steps: int = 50,
         batch_size: int = 16,
         C: float = 1.0,

@@ -37,7 +37,7 @@ class NormTuning(NetworkTuning):
     def __init__(
         self,
         *,
-        learning_rates: Sequence[float] = (3e-3, 1e-2),
+        learning_rates: Sequence[float] = (1e-2,),
         steps: int = 50,
         batch_size: int = 16,
         C: float = 1.0,
