@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fewshot.augment import AugmentationLike, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
-from fewshot.backbones.base import Backbone, Progress
+from fewshot.backbones.base import Backbone, Network, Progress
 from fewshot.errors import ImageError, InvalidInputError
 from fewshot.expected import ExpectedAccuracy, expected_accuracy
 from fewshot.features import check_n_views, check_varied
@@ -36,7 +36,7 @@ from fewshot.heads.base import Head, TransductiveHead
 from fewshot.heads.self_training import SelfTrainingHead
 from fewshot.images.dataset import ImageDataset, as_sources
 from fewshot.images.reader import ImageLike, source_name
-from fewshot.known import MAX_UNLABELED, check_known, judge, learn
+from fewshot.known import MAX_UNLABELED, advise, check_known, judge, learn
 from fewshot.representation import RepresentationLike, load_representation
 from fewshot.representation.base import Parts, Representation, Space
 from fewshot.store import FeatureStore
@@ -351,7 +351,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"The images are taken to be {100 * share:.0f} % familiar to the network, by how sure it is of its own "
                 "classes."
             )
-        return " ".join(said)
+        if self.known_ is not None and isinstance(self.head_, AutoHead) and len(self._networks()) == 1:
+            said.append(advise(self.known_))
+        return " ".join(filter(None, said))
+
+    def _networks(self) -> tuple[Network, ...]:
+        return () if self.backbone_ is None else self.backbone_.networks
 
     def _chosen(self) -> str:
         """Say which head there is, and why."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fewshot.calibration import support_temperature
 from fewshot.errors import InvalidInputError
-from fewshot.expected import Evidence, gather_evidence
+from fewshot.expected import Evidence, accuracy, gather_evidence
 from fewshot.fitting import answers
 from fewshot.heads.auto import AutoHead
 from fewshot.heads.base import Head, TransductiveHead
@@ -24,6 +24,8 @@ MAX_IMAGES = 4096
 """Of more training images, about so many are kept, as many of each class as of the others."""
 # Each part that is held out costs a fit.
 _FOLDS_OF_FEW, _FEW, _FOLDS_OF_MANY = 20, 100, 3
+# Where so many held-out images are right, there is little for training a network to gain.
+_GOOD = 0.9
 MAX_UNLABELED = 4096
 """All of them are labelled jointly with every query."""
 
@@ -112,6 +114,20 @@ def judge(head: Any, features: NDArray[np.float32], temperature: float) -> tuple
         return answers(head, features)
     logits = head._scores(features) / temperature
     return torch.softmax(logits, dim=-1).numpy(), logits.argmax(dim=-1).numpy()
+
+
+def advise(known: Known) -> str:
+    """Say what else could be tried where held-out training images are often mistaken; nothing where they are not."""
+    evidence = known.evidence
+    if evidence is None or evidence.right is None:
+        return ""
+    share = accuracy(evidence.right, evidence.n_way)
+    if share >= _GOOD:
+        return ""
+    return (
+        f"Of training images held out, {100 * share:.0f} % are told right; head='auto-fine-tune' tries training the "
+        "network on them as well, which takes a minute or more on a CPU."
+    )
 
 
 def check_known(known: Known | None, what: str) -> Known:

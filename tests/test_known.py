@@ -52,6 +52,9 @@ def test_the_default_averages_views_chooses_a_head_and_says_why(fitted, fitted_o
     assert fitted.explain_choice().startswith("Chose ")
     assert "% familiar to the network" in fitted.explain_choice()
     assert "with one image of a class none can be held out" in fitted_on_one.explain_choice()
+    assert "auto-fine-tune" not in fitted.explain_choice() + fitted_on_one.explain_choice()
+    noise = fewshot.FewShotClassifier().fit(*pictures_and_labels()).explain_choice()
+    assert "are told right; head='auto-fine-tune' tries training the network" in noise
     asked = fewshot.FewShotClassifier(head="ridge", representation="plain", augmentation=None)
     assert asked.fit(*pictures_and_labels()).explain_choice() == "The head is RidgeHead(), as asked."
 
