@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of data sets")
     parser.add_argument("--only", default="", help="names of data sets, separated by commas; all if omitted")
+    parser.add_argument("--rows", default="", help="rows of the ablation, separated by commas; all if omitted")
     parser.add_argument("--episodes", type=int, default=600, help="per data set and number of shots")
     parser.add_argument("--trained-episodes", type=int, default=5, help="the same for what trains networks")
     parser.add_argument("--journal", type=Path, help="folder where fine-tuning keeps what is finished, to go on later")
@@ -60,7 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.data if arguments.data.is_dir() else None
     datasets = find_datasets(folder, [name for name in arguments.only.split(",") if name])
-    setting = Setting(datasets, arguments.episodes, arguments.trained_episodes, arguments.journal)
+    rows = tuple(name for name in arguments.rows.split(",") if name)
+    setting = Setting(datasets, arguments.episodes, arguments.trained_episodes, arguments.journal, rows)
     if arguments.out is not None:
         arguments.out.write_text("", encoding="utf-8")
     for name in arguments.sections:

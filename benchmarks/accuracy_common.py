@@ -35,12 +35,14 @@ class Setting:
         episodes: per data set and number of shots.
         trained_episodes: the same for what trains networks.
         journal: folder in which long runs keep what is finished, and go on with it; ``None`` for nowhere.
+        rows: of the ablation; all where it names none.
     """
 
     datasets: dict[str, ImageDataset]
     episodes: int = 600
     trained_episodes: int = 5
     journal: Path | None = None
+    rows: tuple[str, ...] = ()
 
     def few(self) -> Setting:
         """Draw as many episodes for all strategies as for those that train networks."""
@@ -57,6 +59,7 @@ class Setting:
         shots: Sequence[int],
         backbone: str = LITE0,
         label: str = "",
+        most_shots: int = MOST_SHOTS,
         **options: Any,
     ) -> BenchmarkReport:
         """Run strategies on the same episodes, whichever call they are run by.
@@ -65,10 +68,11 @@ class Setting:
             strategies: which; differences in the report's own tables are taken to the first.
             shots: numbers of support images per class.
             backbone: of all of them.
+            most_shots: so many images of each class are kept to learn from.
             label: under which the run is kept in the journal, if it is.
             options: further arguments of :func:`fewshot.benchmark`.
         """
-        most = max(MOST_SHOTS, *shots)
+        most = max(most_shots, *shots)
         out = self.journal / label if self.journal is not None and label else None
         if out is not None:
             options |= {"out": out, "resume": out.exists()}
