@@ -56,7 +56,7 @@ def test_the_frozen_features_are_judged_by_images_that_they_were_not_learned_fro
     representation = load_representation("auto", network)
     parts = representation.parts(images)
     vectors = representation.space(parts).vectors(parts)[:, 0]
-    fold = make_folds(codes, np.arange(8), np.random.default_rng([0, 1])).of
+    fold = make_folds(codes, np.arange(8), np.random.default_rng([0, 1]))
     losses = []
     for away in (fold == 0, fold == 1):
         proba = AutoHead().fit(vectors[~away], codes[~away]).predict_proba(vectors[away])

@@ -75,7 +75,7 @@ def kinds_of_changed(head, network):
 @whole_networks
 @pytest.mark.parametrize(("name", "options"), [("test_efficientnet", {}), ("test_vit", {"img_size": 32})])
 def test_only_what_is_meant_changes(kind, name, options, monkeypatch):
-    monkeypatch.setattr(tuning, "compare", lambda held_out, by_image: always(1e-2))
+    monkeypatch.setattr(tuning, "compare", lambda held_out: always(1e-2))
     network = make_network(name, **options)
     head = fit(kind(learning_rates=(1e-2,), steps=2, batch_size=4), network, *halves(4, 0))
     layers, changed = kinds_of_changed(head, network)
@@ -117,7 +117,7 @@ def test_rate_0_answers_as_the_linear_probe(kind, network):
 
 @every_head
 def test_the_same_seed_gives_the_same_answers_and_leaves_random_numbers_alone(kind, network, monkeypatch):
-    monkeypatch.setattr(tuning, "compare", lambda held_out, by_image: always(1e-2))
+    monkeypatch.setattr(tuning, "compare", lambda held_out: always(1e-2))
     images, codes = halves(4, 0)
     torch.manual_seed(1)
     expected = torch.rand(3)
@@ -135,7 +135,7 @@ def test_the_same_seed_gives_the_same_answers_and_leaves_random_numbers_alone(ki
 
 @every_head
 def test_what_was_saved_answers_the_same(kind, network, monkeypatch):
-    monkeypatch.setattr(tuning, "compare", lambda held_out, by_image: always(1e-2))
+    monkeypatch.setattr(tuning, "compare", lambda held_out: always(1e-2))
     images, codes = halves(4, 0)
     head = fit(kind(learning_rates=(1e-2,), steps=2, batch_size=4), network, images, codes)
     stated = {name: (t.dtype, t.shape) for name, t in head.blank_tensors(2, network).items()}
@@ -245,23 +245,23 @@ def test_lora_changes_a_layer_as_the_formula_says(network):
     torch.testing.assert_close(after, before + change)
 
 
-@pytest.mark.parametrize(("images", "views"), [([3, 2], 2), ([5, 7], 1), ([1, 4], 3)])
-def test_folds_hold_every_image_out_once_and_share_none_where_they_can(images, views):
+@pytest.mark.parametrize(("images", "views"), [([3, 2], 2), ([5, 7], 1), ([2, 4], 3)])
+def test_folds_hold_every_image_out_once_with_all_its_views(images, views):
     codes = np.repeat(np.arange(len(images)), images).repeat(views)
     of_image = np.arange(sum(images)).repeat(views)
     folds = make_folds(codes, of_image, np.random.default_rng(0))
-    assert folds.by_image == (min(images) > 1)
     for fold in (0, 1):
-        assert set(codes[folds.of == fold]) == set(range(len(images)))
-    apart = set(of_image[folds.of == 0]) & set(of_image[folds.of == 1])
-    assert apart == (set() if folds.by_image else set(range(sum(images))))
+        assert set(codes[folds == fold]) == set(range(len(images)))
+    assert set(of_image[folds == 0]).isdisjoint(of_image[folds == 1])
 
 
-def test_one_image_without_views_leaves_nothing_to_hold_out(network):
-    assert make_folds(np.array([0, 1, 1]), np.array([0, 1, 2]), np.random.default_rng(0)) is None
+@every_head
+def test_one_image_of_a_class_leaves_nothing_to_judge_training_by(kind, network):
+    """Its views are told by whatever remembers it: they would speak for training where it does harm."""
+    assert make_folds(np.array([0, 0, 1, 1, 1, 1]), np.array([0, 0, 1, 1, 2, 2]), np.random.default_rng(0)) is None
     images, codes = halves(2, 0)
-    head = fit(NormTuning(), network, images, codes)
-    assert (head.learning_rate_, head.validation_) == (0.0, {})
+    head = fit(kind(), network, images, codes, load_policy("light"), 2)
+    assert (head.learning_rate_, head.validation_, head.history_) == (0.0, {}, [])
     assert "no evidence" in head.note_
 
 
@@ -272,15 +272,13 @@ def held_out(logits, codes, images=None):
 
 def test_a_scale_is_bounded_however_well_classes_are_separated():
     right = held_out([[1.0, -1.0], [-1.0, 1.0]] * 3, [0, 1] * 3)
-    scale = fit_scale(right, by_image=True)
+    scale = fit_scale(right)
     grid = np.exp2(np.linspace(-4, 3, 57))
     penalised = 6 * np.log1p(np.exp(-2 * grid)) + np.log2(grid / 2.4) ** 2 / 2
     assert scale == pytest.approx(grid[penalised.argmin()])
     # Coin tosses deserve no confidence.
     wrong = held_out([[1.0, -1.0]] * 40, [0, 1] * 20)
-    assert fit_scale(wrong, by_image=True) < 0.5
-    # Views of images that were trained on say nothing of how sure to be.
-    assert fit_scale(wrong, by_image=False) == 2.4
+    assert fit_scale(wrong) < 0.5
 
 
 def test_losses_are_of_images_not_of_views():
@@ -309,16 +307,16 @@ def test_larger_logits_alone_win_nothing_and_divergence_loses():
     rng = np.random.default_rng(0)
     codes = np.arange(8) % 2
     logits = np.eye(2)[codes] + rng.normal(scale=0.3, size=(8, 2))
-    verdict = compare({0.0: held_out(logits, codes), 1.0: held_out(logits * np.nan, codes)}, by_image=True)
+    verdict = compare({0.0: held_out(logits, codes), 1.0: held_out(logits * np.nan, codes)})
     assert verdict.rate == 0
     assert list(verdict.losses) == [0.0]
-    better = compare({0.0: held_out(-logits, codes), 1.0: held_out(logits, codes)}, by_image=True)
+    better = compare({0.0: held_out(-logits, codes), 1.0: held_out(logits, codes)})
     assert better.rate == 1.0
 
 
 def test_a_last_training_that_fails_leaves_the_linear_probe(network, monkeypatch):
     verdict = tuning.Verdict(1e-2, {0.0: 1.0, 1e-2: -1.0}, {0.0: 2.0, 1e-2: 2.0})
-    monkeypatch.setattr(tuning, "compare", lambda held_out, by_image: verdict)
+    monkeypatch.setattr(tuning, "compare", lambda held_out: verdict)
     head = fit(NormTuning(learning_rates=(1e-2,), steps=1, batch_size=2), network, *halves(4, 0))
     assert head.learning_rate_ == 0
     assert "did not succeed" in head.note_

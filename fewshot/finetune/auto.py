@@ -21,7 +21,7 @@ from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
 from fewshot.finetune.base import HistoryRow, TrainingSetup
 from fewshot.finetune.fine_tune import FineTune
-from fewshot.finetune.selection import N_FOLDS, Folds, Verdict, choose, fit_scale, make_folds, spread
+from fewshot.finetune.selection import N_FOLDS, Verdict, choose, fit_scale, make_folds, spread
 from fewshot.finetune.tuning import TunedModel
 from fewshot.heads.auto import AutoHead
 from fewshot.images.reader import ImageLike
@@ -79,8 +79,8 @@ class AutoFineTune(FineTune):
         # What is saved has one form, whatever answers.
         model = TunedModel(self._new_body(), _untrained(self._network.n_features, len(self.classes_)))
         folds = make_folds(codes, np.arange(len(codes)), np.random.default_rng([setup.seed, 1]))
-        if folds is None or not folds.by_image:
-            self.note_ = f"kept {self.start}: with one image of a class none can be held out to compare with training"
+        if folds is None:
+            self.note_ = f"kept {self.start}: with one image of a class none can be held out to judge training by"
         else:
             frozen = self._frozen_held_out(vectors, codes, folds)
             self.validation_ = {0.0: float(_losses(frozen, codes).mean())}
@@ -90,11 +90,13 @@ class AutoFineTune(FineTune):
                 model = self._compare(images, codes, frozen, setup) or model
         self._keep(model.to(self._network.device).requires_grad_(False))
 
-    def _frozen_held_out(self, vectors: NDArray[np.float32], codes: NDArray[np.int64], folds: Folds) -> Tensor:
+    def _frozen_held_out(
+        self, vectors: NDArray[np.float32], codes: NDArray[np.int64], folds: NDArray[np.int64]
+    ) -> Tensor:
         """Log-probabilities (n, n_classes) of images by the head fitted on those of other folds."""
         found = torch.empty(len(codes), len(self.classes_), dtype=torch.float64)
         for fold in range(N_FOLDS):
-            away = folds.of == fold
+            away = folds == fold
             head = AutoHead().fit(vectors[~away], codes[~away])
             found[torch.from_numpy(away)] = torch.log_softmax(head._scores(vectors[away]), dim=-1)
         return found
@@ -121,7 +123,7 @@ class AutoFineTune(FineTune):
             scales, tables = {}, {(0.0, 0.0): frozen}
             for rate, one in held_out.items():
                 if rate and bool(torch.isfinite(one.logits).all()):
-                    scales[rate] = fit_scale(one, by_image=True)
+                    scales[rate] = fit_scale(one)
                     in_order = one.logits[torch.from_numpy(one.images.argsort(kind="stable"))]
                     trained = torch.log_softmax(in_order * scales[rate], dim=-1)
                     tables |= {(rate, 0.5): _between(frozen, trained), (rate, 1.0): trained}

@@ -1,6 +1,7 @@
 """Which candidate to trust, and how far: decided on support images that the candidate was not trained on.
 
-Every image is held out once, by folds of whole images where each class has two, by folds of views otherwise. A
+Every image is held out once, with all its views. Where a class has one image, nothing is held out and nothing is
+chosen: views of an image are told by whatever remembers it, so that they speak for training where it does harm. A
 candidate's logits z on what it did not see are divided by their spread on what it was trained on, because training
 makes logits larger, which improves nobody's predictions. Losses are then those of softmax(s z) at a scale s, which is
 estimated, too, and kept within bounds:
@@ -8,7 +9,7 @@ estimated, too, and kept within bounds:
     s = argmin over a grid of   sum_i -log softmax(s z_i)[y_i] + (log2 s - log2 s_0)^2 / 2
 
 Without the bounds and the prior s_0, a handful of images that are all on the right side would ask for an infinite s,
-where every candidate has loss 0. Where only views are held out, which are too easy, s is s_0.
+where every candidate has loss 0. Where nothing is held out, s is s_0.
 """
 
 from __future__ import annotations
@@ -30,19 +31,6 @@ _PRIOR_SCALE = 2.4
 _SCALES = torch.logspace(-4, 3, 57, base=2, dtype=torch.float64)
 # Differences in log-loss below this are of no use to anybody, however certain they are.
 _LEAST_GAIN = 0.01
-
-
-@dataclass(frozen=True)
-class Folds:
-    """How examples are held out.
-
-    Attributes:
-        of: (m,) the fold of each example, 0 to ``N_FOLDS - 1``.
-        by_image: whether all views of an image are in one fold.
-    """
-
-    of: NDArray[np.int64]
-    by_image: bool
 
 
 @dataclass(frozen=True)
@@ -69,8 +57,10 @@ class HeldOut:
         )
 
 
-def make_folds(codes: NDArray[np.int64], images: NDArray[np.int64], rng: np.random.Generator) -> Folds | None:
-    """Deal the images of each class, or where a class has one image the views of each image, into folds.
+def make_folds(
+    codes: NDArray[np.int64], images: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64] | None:
+    """Deal the images of each class into folds.
 
     Args:
         codes: (m,) class positions of examples.
@@ -78,21 +68,17 @@ def make_folds(codes: NDArray[np.int64], images: NDArray[np.int64], rng: np.rand
         rng: deals.
 
     Returns:
-        The folds; ``None`` where a class has one image and there are no views.
+        (m,) the fold of each example, 0 to ``N_FOLDS - 1``, the same for all views of an image; ``None`` where a class
+        has fewer images than there are folds.
     """
     fold = np.zeros(len(codes), dtype=np.int64)
-    by_image = all(len(np.unique(images[codes == code])) >= N_FOLDS for code in np.unique(codes))
-    if by_image:
-        for code in np.unique(codes):
-            for turn, image in enumerate(rng.permutation(np.unique(images[codes == code]))):
-                fold[images == image] = turn % N_FOLDS
-        return Folds(fold, True)
-    for image in np.unique(images):
-        members = np.flatnonzero(images == image)
+    for code in np.unique(codes):
+        members = np.unique(images[codes == code])
         if len(members) < N_FOLDS:
             return None
-        fold[rng.permutation(members)] = np.arange(len(members)) % N_FOLDS
-    return Folds(fold, False)
+        for turn, image in enumerate(rng.permutation(members)):
+            fold[images == image] = turn % N_FOLDS
+    return fold
 
 
 def spread(logits: Tensor) -> float:
@@ -101,10 +87,8 @@ def spread(logits: Tensor) -> float:
     return max(float(centred.square().mean().sqrt()), 1e-12)
 
 
-def fit_scale(held_out: HeldOut, *, by_image: bool) -> float:
+def fit_scale(held_out: HeldOut) -> float:
     """Estimate the scale at which held-out logits are confidences; see the top of this file."""
-    if not by_image:
-        return _PRIOR_SCALE
     logits, codes = held_out.logits.double(), torch.from_numpy(held_out.codes)
     losses = torch.stack([torch.nn.functional.cross_entropy(logits * s, codes, reduction="sum") for s in _SCALES])
     penalty = (_SCALES.log2() - np.log2(_PRIOR_SCALE)).square() / 2
@@ -112,7 +96,7 @@ def fit_scale(held_out: HeldOut, *, by_image: bool) -> float:
 
 
 def image_losses(held_out: HeldOut, scale: float) -> NDArray[np.float64]:
-    """Log-loss of each held-out image, the mean over its views: (n_images,)."""
+    """Log-loss of each held-out image, the mean over its examples: (n_images,)."""
     logits, codes = held_out.logits.double(), torch.from_numpy(held_out.codes)
     losses = torch.nn.functional.cross_entropy(logits * scale, codes, reduction="none").numpy()
     return np.array([losses[held_out.images == image].mean() for image in np.unique(held_out.images)])
@@ -133,17 +117,16 @@ class Verdict:
     scales: dict[float, float]
 
 
-def compare(held_out: Mapping[float, HeldOut], *, by_image: bool) -> Verdict:
+def compare(held_out: Mapping[float, HeldOut]) -> Verdict:
     """Choose among learning rates.
 
     Args:
         held_out: of each rate, 0 first; all on the same examples. Empty where nothing could be held out.
-        by_image: whether whole images were held out.
     """
     found = {rate: one for rate, one in held_out.items() if bool(torch.isfinite(one.logits).all())}
     if not found:
         return Verdict(0.0, {}, {0.0: _PRIOR_SCALE})
-    scales = {rate: fit_scale(one, by_image=by_image) for rate, one in found.items()}
+    scales = {rate: fit_scale(one) for rate, one in found.items()}
     losses = {rate: image_losses(one, scales[rate]) for rate, one in found.items()}
     best = list(found)[choose(list(losses.values()))]
     return Verdict(best, {rate: float(loss.mean()) for rate, loss in losses.items()}, scales)

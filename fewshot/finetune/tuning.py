@@ -28,7 +28,7 @@ from fewshot.errors import InvalidInputError
 from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
 from fewshot.finetune.examples import Examples
 from fewshot.finetune.probe import linear_probe
-from fewshot.finetune.selection import N_FOLDS, Folds, HeldOut, Verdict, compare, make_folds, spread
+from fewshot.finetune.selection import N_FOLDS, HeldOut, Verdict, compare, make_folds, spread
 from fewshot.finetune.trainer import balanced_batches, train, warm_up_and_decay
 from fewshot.heads.base import check_count, check_positive, l2_normalise
 from fewshot.images.reader import ImageLike
@@ -65,7 +65,7 @@ class Tuning(ImageHead):
         batch_size: views per step.
         C: inverse penalty of the linear probe it starts from.
         learning_rate_: the rate that won; 0.0 where the linear probe did.
-        validation_: log-loss of each candidate on images, or views, that it was not trained on.
+        validation_: log-loss of each candidate on images that it was not trained on; empty where a class has one.
         scale_: what logits are multiplied by before they become probabilities.
         n_views_: augmented views per image that were used.
         note_: in one sentence, which rate won.
@@ -160,7 +160,7 @@ class Tuning(ImageHead):
         # Candidates run side by side.
         with workers(2) as pool:
             held_out, curves = self._try_rates(examples, folds, setup, pool.map)
-            verdict = compare(held_out, by_image=folds is not None and folds.by_image)
+            verdict = compare(held_out)
             model, logits, curve = pool.submit(self._final, examples, verdict, setup).result()
         self.validation_ = verdict.losses
         self.scale_ = verdict.scales[self.learning_rate_] / spread(logits)
@@ -192,18 +192,14 @@ class Tuning(ImageHead):
         return model, logits, curve
 
     def _try_rates(
-        self, examples: Examples, folds: Folds | None, setup: TrainingSetup, run: Any
+        self, examples: Examples, folds: NDArray[np.int64] | None, setup: TrainingSetup, run: Any
     ) -> tuple[dict[float, HeldOut], list[HistoryRow]]:
         """Hold every fold out once with every rate; nothing where there are no folds."""
         if folds is None:
             return {}, []
         rates = [0.0, *(float(rate) for rate in self.learning_rates)]
-        # An image is judged as it will be asked about; where only views are held out, all of them are.
-        judged = examples.central | (not folds.by_image)
-        jobs = [
-            (rate, folds.of == fold, f"rate {rate:g}, fold {fold + 1}") for rate in rates for fold in range(N_FOLDS)
-        ]
-        trial = functools.partial(self._trial, examples, judged, setup)
+        jobs = [(rate, folds == fold, f"rate {rate:g}, fold {fold + 1}") for rate in rates for fold in range(N_FOLDS)]
+        trial = functools.partial(self._trial, examples, setup)
         outcomes = list(run(lambda job: trial(*job), jobs))
         by_rate = [[part for part, _ in outcomes[i : i + N_FOLDS]] for i in range(0, len(jobs), N_FOLDS)]
         held_out = {rate: HeldOut.join(parts) for rate, parts in zip(rates, by_rate, strict=True)}
@@ -212,16 +208,15 @@ class Tuning(ImageHead):
     def _trial(
         self,
         examples: Examples,
-        judged: NDArray[np.bool_],
         setup: TrainingSetup,
         rate: float,
         away: NDArray[np.bool_],
         phase: str,
     ) -> tuple[HeldOut, list[HistoryRow]]:
-        """Train without the examples that are ``away`` (m,), and ask about them."""
+        """Train without the examples that are ``away`` (m,), and ask about the images among them as they are."""
         model, curve = self._tune(examples.pick(~away), rate, setup, phase)
-        asked = examples.pick(away & judged)
-        usual = spread(self._logits(model, examples.pick(~away & judged), rate))
+        asked = examples.pick(away & examples.central)
+        usual = spread(self._logits(model, examples.pick(~away & examples.central), rate))
         return HeldOut(self._logits(model, asked, rate) / usual, asked.codes, asked.images), curve
 
     def _tune(
@@ -265,15 +260,14 @@ class Tuning(ImageHead):
             parts = [examples.inputs[start : start + step] for start in range(0, len(examples.inputs), step)]
             return torch.cat([model(self._tensor(part)).double().cpu() for part in parts])
 
-    def _note(self, folds: Folds | None, verdict: Verdict) -> str:
+    def _note(self, folds: NDArray[np.int64] | None, verdict: Verdict) -> str:
         if folds is None:
-            return f"kept {self.start}: one image of a class without views leaves no evidence"
-        evidence = "images" if folds.by_image else "views of the training images"
+            return f"kept {self.start}: one image of a class leaves no evidence that training helps"
         if self.learning_rate_:
-            return f"trained {self.part} at learning rate {self.learning_rate_:g}, which held-out {evidence} prefer"
+            return f"trained {self.part} at learning rate {self.learning_rate_:g}, which held-out images prefer"
         if verdict.rate:
             return f"kept {self.start}: training on all images at {verdict.rate:g} did not succeed"
-        return f"kept {self.start}: on held-out {evidence} no learning rate is clearly better"
+        return f"kept {self.start}: on held-out images no learning rate is clearly better"
 
 
 def _log_loss(logits: Tensor, codes: NDArray[np.int64], scale: float) -> float:
