@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from accuracy_common import AUTO, YARDSTICK, Setting
+from accuracy_common import AUTO, MOST_SHOTS, YARDSTICK, Setting
 from accuracy_tables import accuracies
 
 from fewshot.strategies import STRATEGIES
@@ -28,7 +28,7 @@ def section(setting: Setting) -> Iterator[str]:
     strategies = [AUTO, YARDSTICK, *(STRATEGIES[name] for name in TUNED)]
     names = [strategy.name for strategy in strategies]
     for k_shot in (*SHOTS, MANY):
-        sets = few.with_classes_of(k_shot + 5)
+        sets = few.with_classes_of(max(k_shot, MOST_SHOTS) + 5)
         if sets.datasets:
             yield f"**5-way, {k_shot} training image{'s' if k_shot > 1 else ''} per class**\n"
             report = sets.run(strategies, (k_shot,), label=f"finetuning-{k_shot}", n_views=N_VIEWS)

@@ -1,5 +1,7 @@
 """Frozen features or trained stages: each where it is better, both saved as one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from fewshot.errors import InvalidInputError
 from fewshot.finetune import auto, tuning
 from fewshot.finetune.auto import AutoFineTune
 from fewshot.finetune.base import TrainingSetup
-from fewshot.finetune.selection import make_folds
+from fewshot.finetune.selection import HeldOut, fit_scale, make_folds, spread
 from fewshot.heads.auto import AutoHead
 from fewshot.representation import load_representation
 
@@ -57,11 +59,34 @@ def test_the_frozen_features_are_judged_by_images_that_they_were_not_learned_fro
     parts = representation.parts(images)
     vectors = representation.space(parts).vectors(parts)[:, 0]
     fold = make_folds(codes, np.arange(8), np.random.default_rng([0, 1]))
-    losses = []
+    logits, order = [], []
     for away in (fold == 0, fold == 1):
-        proba = AutoHead().fit(vectors[~away], codes[~away]).predict_proba(vectors[away])
-        losses += (-np.log(proba[np.arange(away.sum()), codes[away]])).tolist()
-    assert trained.validation_[0.0] == pytest.approx(np.mean(losses), rel=1e-6)
+        head = AutoHead().fit(vectors[~away], codes[~away])
+        logits.append(head._scores(vectors[away]) / spread(head._scores(vectors[~away])))
+        order += codes[away].tolist()
+    table, order = torch.cat(logits), np.array(order)
+    table = torch.log_softmax(table * fit_scale(HeldOut(table, order, np.arange(8))), dim=1)
+    assert trained.validation_[0.0] == pytest.approx(-table.numpy()[np.arange(8), order].mean(), rel=1e-6)
+
+
+def test_a_temperature_is_no_reason_to_train(network, monkeypatch):
+    """What says the same of every image, more or less surely, is not better."""
+    head = AutoFineTune(learning_rates=(1e-2,), steps=1, batch_size=2)
+    frozen = []
+    ask = AutoFineTune._frozen_held_out
+
+    def remember(*arguments):
+        frozen.append(ask(*arguments))
+        return frozen[0]
+
+    def repeat(self, rates, *_):
+        return {rate: dataclasses.replace(frozen[0], logits=3 * frozen[0].logits) for rate in rates}, []
+
+    monkeypatch.setattr(AutoFineTune, "_frozen_held_out", remember)
+    monkeypatch.setattr(AutoFineTune, "_try_rates", repeat)
+    fit(head, network, *halves(8, 0))
+    assert head.share_ == 0
+    assert set(head.validation_) == {0.0, 1e-2}
 
 
 def test_both_answer_by_the_mean_of_their_log_probabilities(trained):

@@ -21,7 +21,7 @@ from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
 from fewshot.finetune.base import HistoryRow, TrainingSetup
 from fewshot.finetune.fine_tune import FineTune
-from fewshot.finetune.selection import N_FOLDS, Verdict, choose, fit_scale, make_folds, spread
+from fewshot.finetune.selection import N_FOLDS, HeldOut, Verdict, choose, fit_scale, make_folds, spread
 from fewshot.finetune.tuning import TunedModel
 from fewshot.heads.auto import AutoHead
 from fewshot.images.reader import ImageLike
@@ -83,53 +83,59 @@ class AutoFineTune(FineTune):
             self.note_ = f"kept {self.start}: with one image of a class none can be held out to judge training by"
         else:
             frozen = self._frozen_held_out(vectors, codes, folds)
-            self.validation_ = {0.0: float(_losses(frozen, codes).mean())}
+            self.validation_ = {0.0: float(_losses(_calibrated(frozen)[0], codes).mean())}
             if self.validation_[0.0] < _SURE:
                 self.note_ = f"kept {self.start}: it is sure of held-out images, and right, so nothing was trained"
             else:
-                model = self._compare(images, codes, frozen, setup) or model
+                model = self._compare(images, codes, frozen, folds, setup) or model
         self._keep(model.to(self._network.device).requires_grad_(False))
 
     def _frozen_held_out(
         self, vectors: NDArray[np.float32], codes: NDArray[np.int64], folds: NDArray[np.int64]
-    ) -> Tensor:
-        """Log-probabilities (n, n_classes) of images by the head fitted on those of other folds."""
-        found = torch.empty(len(codes), len(self.classes_), dtype=torch.float64)
+    ) -> HeldOut:
+        """Ask heads fitted on all other folds about every image, as trained networks are asked."""
+        parts = []
         for fold in range(N_FOLDS):
             away = folds == fold
             head = AutoHead().fit(vectors[~away], codes[~away])
-            found[torch.from_numpy(away)] = torch.log_softmax(head._scores(vectors[away]), dim=-1)
-        return found
+            usual = spread(head._scores(vectors[~away]))
+            parts.append(HeldOut(head._scores(vectors[away]) / usual, codes[away], np.flatnonzero(away)))
+        return HeldOut.join(parts)
 
     def _compare(
-        self, images: Sequence[ImageLike], codes: NDArray[np.int64], frozen: Tensor, setup: TrainingSetup
+        self,
+        images: Sequence[ImageLike],
+        codes: NDArray[np.int64],
+        frozen: HeldOut,
+        folds: NDArray[np.int64],
+        setup: TrainingSetup,
     ) -> TunedModel | None:
         """Try every rate on held-out images; train on everything what is clearly better than the frozen features.
 
         Args:
             images: all of them.
             codes: (n,) class positions.
-            frozen: (n, n_classes) log-probabilities of held-out images.
+            frozen: what the frozen features say of held-out images.
+            folds: (n,) which of them are held out together.
             setup: of training.
 
         Returns:
             The trained model; nothing where the frozen features do as well, or training failed.
         """
         examples = self._gather(images, codes, setup)
-        folds = make_folds(examples.codes, examples.images, np.random.default_rng([setup.seed, 1]))
         curve: list[HistoryRow] = []
         with workers(2) as pool:
-            held_out, curves = self._try_rates(examples, folds, setup, pool.map)
-            scales, tables = {}, {(0.0, 0.0): frozen}
+            rates = [float(rate) for rate in self.learning_rates]
+            held_out, curves = self._try_rates(rates, examples, folds[examples.images], setup, pool.map)
+            # All are scaled alike: a temperature that suits held-out images better is no reason to train.
+            untrained, _ = _calibrated(frozen)
+            scales, tables = {}, {(0.0, 0.0): untrained}
             for rate, one in held_out.items():
-                if rate and bool(torch.isfinite(one.logits).all()):
-                    scales[rate] = fit_scale(one)
-                    in_order = one.logits[torch.from_numpy(one.images.argsort(kind="stable"))]
-                    trained = torch.log_softmax(in_order * scales[rate], dim=-1)
-                    tables |= {(rate, 0.5): _between(frozen, trained), (rate, 1.0): trained}
+                if bool(torch.isfinite(one.logits).all()):
+                    trained, scales[rate] = _calibrated(one)
+                    tables |= {(rate, 0.5): _between(untrained, trained), (rate, 1.0): trained}
                     self.validation_[rate] = float(_losses(trained, codes).mean())
-            losses = [_losses(table, codes) for table in tables.values()]
-            rate, share = list(tables)[choose(losses)]
+            rate, share = list(tables)[choose([_losses(table, codes) for table in tables.values()])]
             self.note_ = f"kept {self.start}: on held-out images nothing that was trained is clearly better"
             model = None
             if rate:
@@ -200,6 +206,13 @@ class AutoFineTune(FineTune):
                 "its features were made in another way than this version makes them; its answers would be wrong. "
                 "Install the versions it was saved with, or train it again."
             )
+
+
+def _calibrated(held_out: HeldOut) -> tuple[Tensor, float]:
+    """Log-probabilities (n, n_classes) of held-out images, in the order of these, and the scale they are taken at."""
+    scale = fit_scale(held_out)
+    in_order = held_out.logits[torch.from_numpy(held_out.images.argsort(kind="stable"))]
+    return torch.log_softmax(in_order.double() * scale, dim=-1), scale
 
 
 def _between(one: Tensor, other: Tensor) -> Tensor:

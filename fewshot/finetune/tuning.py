@@ -159,7 +159,8 @@ class Tuning(ImageHead):
         folds = make_folds(examples.codes, examples.images, np.random.default_rng([setup.seed, 1]))
         # Candidates run side by side.
         with workers(2) as pool:
-            held_out, curves = self._try_rates(examples, folds, setup, pool.map)
+            rates = [0.0, *(float(rate) for rate in self.learning_rates)] if folds is not None else []
+            held_out, curves = self._try_rates(rates, examples, folds, setup, pool.map)
             verdict = compare(held_out)
             model, logits, curve = pool.submit(self._final, examples, verdict, setup).result()
         self.validation_ = verdict.losses
@@ -192,12 +193,14 @@ class Tuning(ImageHead):
         return model, logits, curve
 
     def _try_rates(
-        self, examples: Examples, folds: NDArray[np.int64] | None, setup: TrainingSetup, run: Any
+        self,
+        rates: Sequence[float],
+        examples: Examples,
+        folds: NDArray[np.int64] | None,
+        setup: TrainingSetup,
+        run: Any,
     ) -> tuple[dict[float, HeldOut], list[HistoryRow]]:
-        """Hold every fold out once with every rate; nothing where there are no folds."""
-        if folds is None:
-            return {}, []
-        rates = [0.0, *(float(rate) for rate in self.learning_rates)]
+        """Hold every fold out once with every rate; nothing where there are none."""
         jobs = [(rate, folds == fold, f"rate {rate:g}, fold {fold + 1}") for rate in rates for fold in range(N_FOLDS)]
         trial = functools.partial(self._trial, examples, setup)
         outcomes = list(run(lambda job: trial(*job), jobs))
