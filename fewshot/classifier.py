@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from fewshot.augment import AugmentationLike, load_policy
 from fewshot.backbones import DEFAULT_BACKBONE, load_backbone
-from fewshot.backbones.base import Backbone, Network, Progress
+from fewshot.backbones.base import Backbone, Progress
+from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import ImageError, InvalidInputError
 from fewshot.expected import ExpectedAccuracy, expected_accuracy
 from fewshot.features import check_n_views, check_varied
@@ -77,13 +78,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head: a name from :func:`fewshot.list_heads`, a head, or any scikit-learn classifier. ``"auto"`` chooses by the
             training images; :meth:`explain_choice` says what and why.
         augmentation: a name from :func:`fewshot.list_augmentations`, an albumentations ``Compose``, ``None``, or
-            ``"auto"``: ``"light"``, and ``"none"`` with a representation that averages views of its own.
+            ``"auto"``: ``"light"``, ``"none"`` with a representation that averages views of its own, ``"heavy"`` for
+            heads that train a pretrained network.
         n_views: augmented views per training image, besides the image itself.
         random_state: seed of everything random; the same seed gives the same classifier.
         cache: keep features on disk, so that the same images are computed once.
         representation: what is made of the backbone's features: ``"plain"``, ``"averaged"``, ``"tuned"`` or ``"auto"``;
-            see :mod:`fewshot.representation`. Heads that train on pictures take no other than ``"plain"``, and leave
-            ``"auto"`` alone.
+            see :mod:`fewshot.representation`. Heads that train on pictures have no use for it: ``"plain"`` and
+            ``"auto"`` are left alone, and others refused.
 
     Attributes:
         classes_: (n_classes,) labels, sorted; the order of probabilities.
@@ -166,7 +168,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         support, history, representation, space, known = None, [], None, None, None
         if isinstance(head, ImageHead):
             check_takes_pictures(self.representation)
-            head.fit_images(images, labels, TrainingSetup(backbone, training_policy(self.augmentation), views, seed))
+            policy = training_policy(self.augmentation, head=head)
+            head.fit_images(images, labels, TrainingSetup(backbone, policy, views, seed))
             history = head.history_
         else:
             assert backbone is not None  # noqa: S101 - for the type checker
@@ -351,12 +354,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"The images are taken to be {100 * share:.0f} % familiar to the network, by how sure it is of its own "
                 "classes."
             )
-        if self.known_ is not None and isinstance(self.head_, AutoHead) and len(self._networks()) == 1:
+        if self.known_ is not None and isinstance(self.head_, AutoHead) and self._could_train():
             said.append(advise(self.known_))
         return " ".join(filter(None, said))
 
-    def _networks(self) -> tuple[Network, ...]:
-        return () if self.backbone_ is None else self.backbone_.networks
+    def _could_train(self) -> bool:
+        """Whether the backbone is one whose stages may be known, and no images without a label were given."""
+        networks = () if self.backbone_ is None else self.backbone_.networks
+        joint = self.known_ is not None and self.known_.unlabeled is not None
+        return len(networks) == 1 and isinstance(networks[0], TimmNetwork) and not joint
 
     def _chosen(self) -> str:
         """Say which head there is, and why."""

@@ -130,7 +130,8 @@ def regressors(evidence: Evidence) -> tuple[str, NDArray[np.float64], float]:
     ways = np.log(evidence.n_way)
     if evidence.right is not None and evidence.likely is not None:
         row = np.array([1.0, ways, np.log(evidence.k_shot), evidence.right, evidence.likely])
-        p = accuracy(evidence.right, evidence.n_way)
+        # Evidence never leads by more, but a file may say so.
+        p = accuracy(float(np.clip(evidence.right, -_MOST, _MOST)), evidence.n_way)
         return "several", row, float(np.sqrt(1 + _CHANCE / ((evidence.n_held + 1) * p * (1 - p))))
     if evidence.separation is not None:
         return "one, with views", np.array([1.0, ways, evidence.separation]), 1.0

@@ -23,8 +23,10 @@ MAX_SEED = 2**32 - 1
 """What numpy's older generators, and scikit-learn with them, take."""
 
 
-def training_policy(augmentation: AugmentationLike, representation: Representation | None = None) -> Policy:
-    """Resolve the augmentation of a classifier, by the representation that its head learns from.
+def training_policy(
+    augmentation: AugmentationLike, representation: Representation | None = None, *, head: Any = None
+) -> Policy:
+    """Resolve the augmentation of a classifier, by the representation that its head learns from, or by the head.
 
     Augmented views of an image have less to add where an image's vector is the mean of several views already, and each
     is represented by itself alone.
@@ -33,7 +35,10 @@ def training_policy(augmentation: AugmentationLike, representation: Representati
         UnknownNameError: no policy has its name.
     """
     if isinstance(augmentation, str) and augmentation == "auto":
-        augmentation = "light" if representation is None or representation.name == "plain" else "none"
+        if representation is None:
+            augmentation = getattr(head, "usual_policy", "light")
+        else:
+            augmentation = "light" if representation.name == "plain" else "none"
     return load_policy(augmentation)
 
 

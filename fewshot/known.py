@@ -121,12 +121,14 @@ def advise(known: Known) -> str:
     evidence = known.evidence
     if evidence is None or evidence.right is None:
         return ""
-    share = accuracy(evidence.right, evidence.n_way)
-    if share >= _GOOD:
+    # The evidence counts half a right and half a wrong answer more than there were.
+    n = evidence.n_held
+    right = min(max(round(accuracy(evidence.right, evidence.n_way) * (n + 1) - 0.5), 0), n)
+    if right >= _GOOD * n:
         return ""
     return (
-        f"Of training images held out, {100 * share:.0f} % are told right; head='auto-fine-tune' tries training the "
-        "network on them as well, which takes a minute or more on a CPU."
+        f"Of {n} training images held out, {right} are told right; head='auto-fine-tune' tries training the network on "
+        "them as well, which takes a minute or more on a CPU."
     )
 
 

@@ -69,7 +69,7 @@ _BUILT_IN = (
         "fine-tune",
         "fine-tune",
         "heavy",
-        "from the linear probe, trains the last stage on augmented views if the images show that it helps",
+        "from the linear probe, trains the last two stages on augmented views if the images show that it helps",
     ),
 )
 

@@ -1,19 +1,23 @@
 """Frozen features or trained stages: each where it is better, both saved as one."""
 
+import copy
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from tiny_networks import halves, make_network
 
+import fewshot
 from fewshot import FewShotClassifier
 from fewshot.augment import load_policy
-from fewshot.errors import InvalidInputError
+from fewshot.errors import FeatureError, InvalidInputError
 from fewshot.finetune import auto, tuning
 from fewshot.finetune.auto import AutoFineTune
 from fewshot.finetune.base import TrainingSetup
 from fewshot.finetune.selection import HeldOut, fit_scale, make_folds, spread
+from fewshot.fitting import training_policy
 from fewshot.heads.auto import AutoHead
 from fewshot.representation import load_representation
 
@@ -91,11 +95,9 @@ def test_a_temperature_is_no_reason_to_train(network, monkeypatch):
 
 def test_both_answer_by_the_mean_of_their_log_probabilities(trained):
     asked, _ = halves(6, 1)
-    answers = {}
-    share = trained.share_
-    for trained.share_ in (0.0, 0.5, 1.0):
-        answers[trained.share_] = trained.predict_proba_images(asked)
-    trained.share_ = share
+    head, answers = copy.copy(trained), {}
+    for head.share_ in (0.0, 0.5, 1.0):
+        answers[head.share_] = head.predict_proba_images(asked)
     together = np.sqrt(answers[0.0] * answers[1.0])
     np.testing.assert_allclose(answers[0.5], together / together.sum(axis=1, keepdims=True), atol=1e-9)
 
@@ -140,17 +142,46 @@ def test_what_was_saved_answers_the_same(share, trained, network):
     again = AutoFineTune()
     again.restore({name: tensor.clone() for name, tensor in trained.tensors().items()}, trained.classes_, network)
     again.restore_facts(trained.facts() | {"share_": share})
-    before, trained.share_ = trained.share_, share
-    expected = trained.predict_proba_images(images)
-    trained.share_ = before
+    head = copy.copy(trained)
+    head.share_ = share
+    expected = head.predict_proba_images(images)
     np.testing.assert_allclose(again.predict_proba_images(images), expected, atol=1e-6)
 
 
-def test_features_made_in_another_way_are_refused(trained, network):
+def test_a_trained_one_answers_the_same_when_loaded(two_fruits, monkeypatch, tmp_path):
+    train, test = two_fruits
+    monkeypatch.setattr(auto, "_SURE", -1.0)
+    monkeypatch.setattr(auto, "choose", lambda losses: 1)
+    monkeypatch.setattr(tuning, "_log_loss", lambda logits, codes, scale: 0.0)
+    head = AutoFineTune(steps=2, batch_size=4)
+    classifier = FewShotClassifier(head=head, n_views=1, cache=False).fit(train)
+    assert classifier.head_.share_ == 0.5
+    classifier.save(tmp_path / "model")
+    again = fewshot.load(tmp_path / "model")
+    np.testing.assert_allclose(again.predict_proba(test), classifier.predict_proba(test), atol=1e-6)
+    assert "the mean of" in again.explain_choice()
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.0, True), (0.5, True), (1.0, False)])
+def test_frozen_features_made_in_another_way_are_refused_where_they_answer(share, refused, trained, network):
     again = AutoFineTune()
     again.restore(trained.tensors(), trained.classes_, network)
-    with pytest.raises(InvalidInputError, match="train it again"):
-        again.restore_facts(trained.facts() | {"fingerprint_": "another"})
+    facts = trained.facts() | {"fingerprint_": "another", "share_": share}
+    with pytest.raises(InvalidInputError, match="train it again") if refused else nullcontext():
+        again.restore_facts(facts)
+    with pytest.raises(InvalidInputError, match=r"0, 0\.5 or 1"):
+        again.restore_facts(trained.facts() | {"share_": 0.3})
+
+
+def test_pictures_that_are_all_alike_are_refused(network):
+    picture = np.full((32, 32, 3), 90, dtype=np.uint8)
+    with pytest.raises(FeatureError, match="the same features"):
+        fit(AutoFineTune(), network, [picture] * 4, np.array([0, 0, 1, 1]))
+
+
+def test_it_is_trained_on_heavy_views_unless_others_are_asked_for():
+    assert training_policy("auto", head=AutoFineTune()).name == "heavy"
+    assert training_policy("light", head=AutoFineTune()).name == "light"
 
 
 def test_the_same_seed_gives_the_same_answers_and_leaves_random_numbers_alone(network):
@@ -163,3 +194,4 @@ def test_the_same_seed_gives_the_same_answers_and_leaves_random_numbers_alone(ne
     )
     torch.testing.assert_close(torch.rand(3), expected)
     np.testing.assert_array_equal(first.predict_proba_images(images), again.predict_proba_images(images))
+    assert first.history_ == again.history_ != []

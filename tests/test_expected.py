@@ -141,3 +141,9 @@ def test_what_does_not_fit_is_refused():
     for wrong in (views[:2], views[:, :1], views[..., :3], rows):
         with pytest.raises(InvalidInputError, match="two views"):
             gather_evidence(make_head("ridge"), rows, labels, wrong)
+
+
+def test_a_lead_that_no_images_give_is_bounded():
+    evidence = Evidence(5, 5.0, None, 800.0, 1.0, 25)
+    low, mid, high = expected_accuracy(evidence)
+    assert 0 < low <= mid <= high <= 1

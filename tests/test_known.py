@@ -8,11 +8,12 @@ from scipy.special import logsumexp
 
 import fewshot
 from fewshot.errors import InvalidInputError, ModelFileError
+from fewshot.expected import Evidence, lead
 from fewshot.heads.prototypical import PrototypicalHead
 from fewshot.heads.ridge import RidgeHead
 from fewshot.heads.self_training import SelfTrainingHead
 from fewshot.images.fruits import load_fruits
-from fewshot.known import MAX_IMAGES, MAX_UNLABELED, _evenly, _in_span, check_known, judge, learn
+from fewshot.known import MAX_IMAGES, MAX_UNLABELED, _evenly, _in_span, advise, check_known, judge, learn
 from fewshot.novelty import NoveltyDetector
 from tests.golden import GOLDEN, unpack
 
@@ -55,6 +56,10 @@ def test_the_default_averages_views_chooses_a_head_and_says_why(fitted, fitted_o
     assert "auto-fine-tune" not in fitted.explain_choice() + fitted_on_one.explain_choice()
     noise = fewshot.FewShotClassifier().fit(*pictures_and_labels()).explain_choice()
     assert "are told right; head='auto-fine-tune' tries training the network" in noise
+    assert "Of 4 training images held out, " in noise
+    for right, said in ((4, False), (3, True)):
+        evidence = Evidence(2, 2.0, None, lead((right + 0.5) / 5, 2), 0.0, 4)
+        assert bool(advise(dataclasses.replace(fitted.known_, evidence=evidence))) == said
     asked = fewshot.FewShotClassifier(head="ridge", representation="plain", augmentation=None)
     assert asked.fit(*pictures_and_labels()).explain_choice() == "The head is RidgeHead(), as asked."
 

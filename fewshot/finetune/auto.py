@@ -2,8 +2,9 @@
 
 Where the network's features already tell the classes apart, training the network can only make them worse; where they
 do not, as with pictures unlike photographs, it can be worth more than anything else. Half of the images therefore judge
-both, each learned from the other half: head ``auto`` on the representation that it has by itself, the trained network,
-and the mean of their log-probabilities, which is better than either where each sees what the other does not.
+both, each learned from the other half (but for the shares of the representation's parts, which all images settle): head
+``auto`` on the representation that it has by itself, the trained network, and the mean of their log-probabilities,
+which is better than either where each sees what the other does not.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
+from fewshot.features import check_varied
 from fewshot.finetune.base import HistoryRow, TrainingSetup
 from fewshot.finetune.fine_tune import FineTune
+from fewshot.finetune.probe import unset_linear
 from fewshot.finetune.selection import N_FOLDS, HeldOut, Verdict, choose, fit_scale, make_folds, spread
 from fewshot.finetune.tuning import TunedModel
 from fewshot.heads.auto import AutoHead
-from fewshot.images.reader import ImageLike
+from fewshot.images.reader import ImageLike, source_name
 from fewshot.representation import load_representation
 from fewshot.representation.base import Space
 from fewshot.threads import workers
@@ -38,8 +41,11 @@ class AutoFineTune(FineTune):
     """Train the last stages as ``fine-tune`` does, and answer by that, by head ``auto``, or by both.
 
     The training images choose: whichever has the lowest log-loss on images held out, and head ``auto`` unless that is
-    better by more than a standard error. Nothing is trained where a class has one image, or where head ``auto`` is
-    right and sure of all held-out images.
+    better by more than a standard error. Nothing is trained where a class has one image, or where the log-loss of head
+    ``auto`` on held-out images is below 0.1.
+
+    As all heads that take pictures it has no novelty score, suggestions, expected accuracy or unlabelled images; for
+    these use head ``auto``. A saved model holds the last stages whatever answers.
 
     Args:
         n_stages: how many of the last stages are trained; of a ViT, blocks.
@@ -52,15 +58,16 @@ class AutoFineTune(FineTune):
         frozen_: head ``auto``, fitted.
         share_: 0 where the frozen features answer, 1 where the trained network does, 0.5 for both.
         learning_rate_: the rate that won; 0.0 where the frozen features did.
-        validation_: log-loss of each rate's network on held-out images, at 0.0 of the frozen features.
+        validation_: log-loss of each rate's network by itself on held-out images, at 0.0 of the frozen features.
         fingerprint_: of what makes the frozen features.
         scale_: what the trained network's logits are multiplied by before they become probabilities.
-        n_views_: augmented views per image that training used; 0 without training.
+        n_views_: augmented views per image that training was tried with; 0 where it was not.
         note_: in one sentence, what answers, and why.
     """
 
     title: ClassVar[str] = "auto-fine-tune"
     start: ClassVar[str] = "head 'auto' on frozen features"
+    instead: ClassVar[str] = "auto"
     earlier: ClassVar[Mapping[str, Any]] = {}
     kept: ClassVar[Mapping[str, type]] = {**FineTune.kept, "share_": float, "fingerprint_": str}
 
@@ -74,6 +81,7 @@ class AutoFineTune(FineTune):
         parts = self._representation.parts(images)
         self._space, self.fingerprint_ = self._representation.space(parts), self._representation.fingerprint
         vectors = self._space.vectors(parts)[:, 0]
+        check_varied(vectors, codes, self._network.spec, [source_name(image) for image in images])
         self.frozen_ = AutoHead().fit(vectors, codes)
         self.share_, self.learning_rate_, self.n_views_, self.scale_, self.validation_ = 0.0, 0.0, 0, 1.0, {}
         # What is saved has one form, whatever answers.
@@ -198,10 +206,12 @@ class AutoFineTune(FineTune):
         """Take back what :meth:`facts` gave.
 
         Raises:
-            InvalidInputError: as for other heads, and where frozen features are made in another way than they were.
+            InvalidInputError: as for other heads, and where frozen features answer and are made in another way now.
         """
         super().restore_facts(facts)
-        if self.fingerprint_ != self._representation.fingerprint:
+        if self.share_ not in (0.0, 0.5, 1.0):
+            raise InvalidInputError(f"'share_' of {type(self).__name__} is {self.share_!r}; needs 0, 0.5 or 1.")
+        if self.share_ < 1 and self.fingerprint_ != self._representation.fingerprint:
             raise InvalidInputError(
                 "its features were made in another way than this version makes them; its answers would be wrong. "
                 "Install the versions it was saved with, or train it again."
@@ -226,8 +236,8 @@ def _losses(table: Tensor, codes: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _untrained(n_features: int, n_classes: int) -> nn.Linear:
-    """A classifier of zeros; random weights would be drawn from the caller's random numbers."""
-    layer = nn.Linear(n_features, n_classes, device="meta").to_empty(device="cpu")
+    """Make a classifier of zeros."""
+    layer = unset_linear(n_features, n_classes)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()

@@ -47,6 +47,7 @@ class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ign
     Attributes:
         needs_backbone: whether it starts from a pretrained network.
         chooses_views: whether it decides itself how many augmented views it sees.
+        usual_policy: augmentation where none is asked for.
         earlier: values of parameters that models were saved without, before there were these parameters.
         kept: names and types of what training found besides tensors, which a saved model keeps as JSON.
         classes_: (n_classes,) the labels, sorted.
@@ -55,6 +56,7 @@ class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ign
 
     needs_backbone: ClassVar[bool]
     chooses_views: ClassVar[bool] = False
+    usual_policy: ClassVar[str] = "light"
     earlier: ClassVar[Mapping[str, Any]] = {}
     kept: ClassVar[Mapping[str, type]] = {}
     classes_: NDArray[Any]

@@ -77,11 +77,20 @@ def map_examples(
         ImageError: an image cannot be read.
     """
     network, tail = split.network, split.new_tail()
-    maps = compute_rows(network, _renders(network, images, n_views, setup), split.trunk, np.empty(0, dtype=np.float32))
-    with torch.inference_mode():
-        chunks = torch.split(torch.from_numpy(maps), network.batch_size)
-        features = torch.cat([tail(chunk.to(network.device)).cpu() for chunk in chunks])
-    return _examples(maps, features, codes, n_views)
+    shape: list[tuple[int, ...]] = []
+
+    def compute(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        maps = split.trunk(pixels)
+        shape[:] = [maps.shape[1:]]
+        with torch.inference_mode():
+            features = tail(torch.from_numpy(maps).to(network.device)).float().cpu().numpy()
+        # Side by side, so that both are computed in one pass, with one thread for each batch.
+        return np.concatenate([maps.reshape(len(maps), -1), features], axis=1)
+
+    empty = np.empty((0, network.n_features), dtype=np.float32)
+    rows = compute_rows(network, _renders(network, images, n_views, setup), compute, empty)
+    maps, features = rows[:, : -network.n_features], rows[:, -network.n_features :]
+    return _examples(maps.reshape(len(rows), *shape[0]), torch.from_numpy(features.copy()), codes, n_views)
 
 
 def _renders(network: TimmNetwork, images: Sequence[ImageLike], n_views: int, setup: TrainingSetup) -> list[Any]:

@@ -14,6 +14,7 @@ from fewshot.backbones.base import Backbone, compute_rows
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.finetune.base import TrainingSetup
 from fewshot.finetune.examples import Examples, affordable_views, map_examples
+from fewshot.finetune.probe import unset_linear
 from fewshot.finetune.split import SplitNetwork
 from fewshot.finetune.tuning import Trained, TunedModel, Tuning
 from fewshot.heads.base import check_count
@@ -34,6 +35,8 @@ class FineTune(Tuning):
     """
 
     title: ClassVar[str] = "fine-tune"
+    # What models have that were saved before it was estimated.
+    scale_ = 1.0
     earlier: ClassVar[Mapping[str, Any]] = {"n_stages": 1}
 
     def __init__(
@@ -61,7 +64,7 @@ class FineTune(Tuning):
         check_count("n_stages", self.n_stages)
 
     def _connect(self, network: TimmNetwork) -> None:
-        self._split = SplitNetwork(network, self.n_stages)
+        self._split = SplitNetwork(network, self.n_stages, title=self.title, instead=self.instead)
 
     def _gather(self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup) -> Examples:
         size = self._network.image_size
@@ -106,7 +109,7 @@ class FineTune(Tuning):
         """Take back the weights of the last stages and of the classifier."""
         network = self._bind(backbone)
         self.classes_, self.history_ = classes, []
-        model = TunedModel(self._split.new_tail(), nn.Linear(network.n_features, len(classes)))
+        model = TunedModel(self._split.new_tail(), unset_linear(network.n_features, len(classes)))
         model.load_state_dict({name: tensors[_saved_as(name)] for name in model.state_dict()})
         self._keep(model.to(network.device).requires_grad_(False))
 

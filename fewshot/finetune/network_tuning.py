@@ -17,6 +17,7 @@ from fewshot.backbones.runtime import prepare
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.finetune.base import TrainingSetup
 from fewshot.finetune.examples import Examples, affordable_views, render_examples
+from fewshot.finetune.probe import unset_linear
 from fewshot.finetune.tuning import TunedModel, Tuning
 from fewshot.heads.base import l2_normalise
 from fewshot.images.reader import ImageLike, read_image
@@ -92,8 +93,7 @@ class NetworkTuning(Tuning):
         network = self._bind(backbone)
         self.classes_, self.history_ = classes, []
         own = copy.deepcopy(network.model).to(memory_format=torch.channels_last)
-        classifier = nn.Linear(network.n_features, len(classes), device="meta").to_empty(device=network.device)
-        model = TunedModel(own, classifier)
+        model = TunedModel(own, unset_linear(network.n_features, len(classes)).to(network.device))
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name in self._names:

@@ -13,9 +13,13 @@ from fewshot.heads.linear_probe import LinearProbe
 def linear_probe(features: Tensor, codes: NDArray[np.int64], C: float) -> nn.Linear:
     """Solve the linear probe on (m, d) features and put its weights into a layer for normalised features."""
     probe = LinearProbe(C=C).fit(features.double().numpy(), codes)
-    # Initial weights would be drawn from the caller's random numbers.
-    layer = nn.Linear(features.shape[1], len(probe.classes_), device="meta").to_empty(device="cpu")
+    layer = unset_linear(features.shape[1], len(probe.classes_))
     with torch.no_grad():
         layer.weight.copy_(probe.state_["weight"])
         layer.bias.copy_(probe.state_["bias"])
     return layer
+
+
+def unset_linear(n_features: int, n_classes: int) -> nn.Linear:
+    """Make a linear layer whose values are to be set; initial ones would be drawn from the caller's random numbers."""
+    return nn.Linear(n_features, n_classes, device="meta").to_empty(device="cpu")

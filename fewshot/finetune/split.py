@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fewshot.backbones.base import Network
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
+from fewshot.heads.base import check_count
 
 # The stages of each family and what follows them up to the pooling head, by attribute names. A family is taken
 # when all its names are there; the split is then checked against the whole network.
@@ -55,14 +56,20 @@ class SplitNetwork:
     Args:
         network: a timm network.
         n_stages: how many are behind the cut.
+        title: of the head that cuts, for messages.
+        instead: the head to take where this cannot be done.
 
     Raises:
-        InvalidInputError: the network is not timm's, of a family whose stages are not known, or has fewer.
+        InvalidInputError: ``n_stages`` is below 1; the network is not timm's, of a family whose stages are not known,
+            or has no more of them.
     """
 
-    def __init__(self, network: Network, n_stages: int = 1) -> None:
+    def __init__(
+        self, network: Network, n_stages: int = 1, *, title: str = "fine-tune", instead: str = "linear-probe"
+    ) -> None:
+        check_count("n_stages", n_stages)
         if not isinstance(network, TimmNetwork):
-            raise InvalidInputError(f"fine-tune needs a timm backbone; {network.spec!r} is none.")
+            raise InvalidInputError(f"{title} needs a timm backbone; {network.spec!r} is none.")
         self.network = network
         example = np.full((1, network.image_size, network.image_size, 3), 96, dtype=np.uint8)
         example[:, ::3] = 160
@@ -85,8 +92,8 @@ class SplitNetwork:
             if again.shape == expected.shape and torch.allclose(again, expected, rtol=1e-2, atol=1e-3):
                 return
         raise InvalidInputError(
-            f"fine-tune does not know where the last {'stage' if n_stages == 1 else f'{n_stages} stages'} of "
-            f"{network.spec!r} begin{'s' if n_stages == 1 else ''}; use 'linear-probe', or a backbone of the "
+            f"{title} does not know where the last {'stage' if n_stages == 1 else f'{n_stages} stages'} of "
+            f"{network.spec!r} begin{'s' if n_stages == 1 else ''}; use {instead!r}, or a backbone of the "
             "EfficientNet, MobileNetV3, ResNet, RegNet, ConvNeXt, ViT or Swin families."
         )
 

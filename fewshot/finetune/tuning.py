@@ -72,6 +72,7 @@ class Tuning(ImageHead):
     """
 
     needs_backbone: ClassVar[bool] = True
+    usual_policy: ClassVar[str] = "heavy"
     kept: ClassVar[Mapping[str, type]] = {
         "learning_rate_": float,
         "validation_": dict,
@@ -82,8 +83,7 @@ class Tuning(ImageHead):
     title: ClassVar[str]
     part: ClassVar[str]
     start: ClassVar[str] = "the linear probe it starts from"
-    # What models have that were saved before there was a choice.
-    scale_ = 1.0
+    instead: ClassVar[str] = "linear-probe"
     learning_rates: Sequence[float]
     steps: int
     batch_size: int
@@ -146,7 +146,7 @@ class Tuning(ImageHead):
         if not isinstance(network, TimmNetwork):
             raise InvalidInputError(
                 f"{self.title} trains one timm network; backbone {backbone.spec if backbone else None!r} is not one. "
-                "Use 'linear-probe' with it, or a single backbone."
+                f"Use {self.instead!r} with it, or a single backbone."
             )
         self._network = network
         self._connect(network)

@@ -127,7 +127,7 @@ def _files(classifier: FewShotClassifier) -> dict[str, bytes]:
         "known": known,
         "n_features": space.width if space else None,
         "head": head,
-        "augmentation": training_policy(classifier.augmentation, representation).name,
+        "augmentation": training_policy(classifier.augmentation, representation, head=classifier.head_).name,
         "n_views": int(classifier.n_views),
         "random_state": classifier.seed_,
         "tensors": {name: entry.model_dump() for name, entry in read_header(io.BytesIO(weights), len(weights)).items()},
