@@ -1,4 +1,4 @@
-"""What keeping the frozen part's maps saves: a training step of the last stage, on stored maps and on pictures.
+"""What keeping the frozen part's maps saves: a training step of the last stages, on stored maps and on pictures.
 
 python benchmarks/stored_maps.py
 """
@@ -6,6 +6,7 @@ python benchmarks/stored_maps.py
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -40,16 +41,19 @@ def main() -> None:
     """Time one step of each kind in turn, with one thread, and print medians and ratios."""
     network = load_backbone("efficientnet_lite0").networks[0]
     assert isinstance(network, TimmNetwork)
-    split, rng = SplitNetwork(network), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (BATCH, network.image_size, network.image_size, 3), dtype=np.uint8)
     whole = copy.deepcopy(network.model).requires_grad_(True).to(memory_format=torch.channels_last)
-    tail, stored = split.new_tail(), torch.from_numpy(split.trunk(pictures))
     classifier = nn.Linear(network.n_features, N_CLASSES)
-    steps = {
-        "last stage, on stored maps": make_step([tail, classifier], lambda: tail(stored)),
-        "last stage, the frozen part run again": make_step(
-            [tail, classifier], lambda: tail(torch.from_numpy(split.trunk(pictures)))
-        ),
+    steps = {}
+    for n_stages, name in ((1, "last stage"), (2, "last two stages")):
+        split = SplitNetwork(network, n_stages)
+        tail, stored = split.new_tail(), torch.from_numpy(split.trunk(pictures))
+        steps[f"{name}, on stored maps"] = make_step([tail, classifier], functools.partial(tail, stored))
+        steps[f"{name}, the frozen part run again"] = make_step(
+            [tail, classifier], lambda tail=tail, split=split: tail(torch.from_numpy(split.trunk(pictures)))
+        )
+    steps |= {
         "the whole network, channels last": make_step(
             [whole, classifier],
             lambda: whole(network.normalise(pictures).contiguous(memory_format=torch.channels_last)),
