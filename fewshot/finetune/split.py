@@ -1,7 +1,7 @@
 """A timm network in two parts: a frozen trunk, run once per view, and a tail that is trained on its stored maps.
 
-On stored maps, a step of the last stage of ``efficientnet_lite0`` costs a twentieth of training the whole network, and one
-of the last two stages a sixth (``benchmarks/stored_maps.py``).
+On stored maps, a step of the last stage of ``efficientnet_lite0`` costs a twentieth of training the whole network, and
+one of the last two stages a sixth (``benchmarks/stored_maps.py``).
 """
 
 from __future__ import annotations
