@@ -291,7 +291,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             NotFittedError: ``fit`` was not called.
         """
         check_is_fitted(self)
-        known = check_known(self.known_, "novelty_score")
+        known = check_known(self.known_, "novelty_score", self.head_)
         return known.detector.score(self._features(as_sources(X)))
 
     def suggest(self, unlabeled: Sequence[ImageLike] | ImageDataset, n: int) -> NDArray[np.intp]:
@@ -313,7 +313,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             NotFittedError: ``fit`` was not called.
         """
         check_is_fitted(self)
-        known = check_known(self.known_, "suggest")
+        known = check_known(self.known_, "suggest", self.head_)
         features = self._features(as_sources(unlabeled))
         return suggest(features, n, labelled_features=known.features, labels=known.codes, seed=self.seed_)
 
@@ -331,7 +331,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             NotFittedError: ``fit`` was not called.
         """
         check_is_fitted(self)
-        known = check_known(self.known_, "expected_accuracy")
+        known = check_known(self.known_, "expected_accuracy", self.head_)
         if known.evidence is None:
             what = "one class" if len(self.classes_) == 1 else repr(self.head_)
             raise InvalidInputError(
@@ -394,7 +394,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         images = as_sources(X)
         if reject or (transductive and not isinstance(self.head_, TransductiveHead)):
-            check_known(self.known_, "reject=True" if reject else "transductive=True")
+            check_known(self.known_, "rejection" if reject else "labelling jointly", self.head_)
         nothing = np.empty((0, len(self.classes_))), self.classes_[:0].astype(object if reject else self.classes_.dtype)
         if not images:
             return nothing
@@ -409,7 +409,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = self.classes_[predicted]
         if reject:
             labels = labels.astype(object)
-            labels[check_known(self.known_, "reject=True").detector.is_novel(features)] = None
+            labels[check_known(self.known_, "rejection").detector.is_novel(features)] = None
         return proba, labels
 
     def _judge(self, features: NDArray[np.float32], transductive: bool) -> tuple[NDArray[np.float64], NDArray[np.intp]]:

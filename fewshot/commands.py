@@ -77,7 +77,7 @@ def fit_folder(
     if not single_class:
         check_train(audited)
     others, left_out = (None, []) if unlabeled is None else _unlabeled(unlabeled, strict=strict)
-    if isinstance(make_head(parameters["head"]), ImageHead):
+    if isinstance(make_head(parameters["head"]), ImageHead) and parameters["representation"] == "plain":
         # It takes pictures; a strategy's name alone does not tell.
         parameters = parameters | {"representation": "auto"}
     classifier = FewShotClassifier(**parameters)
@@ -118,8 +118,9 @@ def _what_to_expect(classifier: FewShotClassifier) -> list[str]:
     if classifier.known_ is not None and classifier.known_.evidence is not None:
         low, _, high = classifier.expected_accuracy()
         said.append(
-            f"Expected accuracy on new images of these classes: {100 * low:.0f} to {100 * high:.0f} % (80 % interval, "
-            "by what such training images were worth on other data sets; test images would tell)"
+            f"Expected accuracy on new images of these classes, taken as these were: {100 * low:.0f} to "
+            f"{100 * high:.0f} % (80 % interval, by what such training images were worth on other data sets; test images "
+            "would tell)"
         )
     return said
 

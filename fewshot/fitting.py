@@ -53,7 +53,7 @@ def check_takes_pictures(representation: RepresentationLike) -> None:
     if name not in ("plain", "auto"):
         raise InvalidInputError(
             f"representation={name!r} says how the features are made that a head learns from; this head trains on "
-            "pictures. Use representation='plain'."
+            "pictures. Leave it at 'auto'."
         )
 
 

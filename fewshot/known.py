@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fewshot.calibration import support_temperature
 from fewshot.errors import InvalidInputError
 from fewshot.expected import Evidence, accuracy, gather_evidence
+from fewshot.finetune.base import ImageHead
 from fewshot.fitting import answers
 from fewshot.heads.auto import AutoHead
 from fewshot.heads.base import Head, TransductiveHead
@@ -127,21 +128,30 @@ def advise(known: Known) -> str:
     if right >= _GOOD * n:
         return ""
     return (
-        f"Of {n} training images held out, {right} are told right; head='auto-fine-tune' tries training the network on "
-        "them as well, which takes a minute or more on a CPU."
+        f"Of {n} training images held out, {right} are told right; head 'auto-fine-tune' tries training the network on "
+        "them as well. It takes a minute or more on a CPU, and has no rejection and no expected accuracy."
     )
 
 
-def check_known(known: Known | None, what: str) -> Known:
+def check_known(known: Known | None, what: str, head: Any = None) -> Known:
     """Refuse a question that only training images kept as vectors answer.
+
+    Args:
+        known: what is known of them, or nothing.
+        what: was asked, for the message.
+        head: that has answered so far.
 
     Raises:
         InvalidInputError: the head took pictures, or the model was saved before training images were kept.
     """
     if known is None:
+        if isinstance(head, ImageHead):
+            raise InvalidInputError(
+                f"{what} is not for {type(head).__name__}, which trains a network: it goes by the features that other "
+                "heads learn from. Train with head 'auto' for it."
+            )
         raise InvalidInputError(
-            f"{what} needs the training images as vectors. Heads that train on pictures have none, and neither do "
-            "models that were saved by an older version: train again, with a head that learns from features."
+            f"{what} needs the training images, which models saved by an older version do not hold: train again."
         )
     return known
 

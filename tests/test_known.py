@@ -55,7 +55,7 @@ def test_the_default_averages_views_chooses_a_head_and_says_why(fitted, fitted_o
     assert "with one image of a class none can be held out" in fitted_on_one.explain_choice()
     assert "auto-fine-tune" not in fitted.explain_choice() + fitted_on_one.explain_choice()
     noise = fewshot.FewShotClassifier().fit(*pictures_and_labels()).explain_choice()
-    assert "are told right; head='auto-fine-tune' tries training the network" in noise
+    assert "are told right; head 'auto-fine-tune' tries training the network" in noise
     assert "Of 4 training images held out, " in noise
     for right, said in ((4, False), (3, True)):
         evidence = Evidence(2, 2.0, None, lead((right + 0.5) / 5, 2), 0.0, 4)
@@ -212,8 +212,11 @@ def test_models_of_older_versions_and_heads_on_pictures_say_what_they_lack(tmp_p
         lambda: old.suggest(pictures, 1),
         lambda: old.expected_accuracy(),
     ):
-        with pytest.raises(InvalidInputError, match="train again, with a head that learns from features"):
+        with pytest.raises(InvalidInputError, match="saved by an older version do not hold: train again"):
             ask()
+    trained = fewshot.load(unpack(GOLDEN / "schema-2" / "fine-tune", tmp_path / "trained"))
+    with pytest.raises(InvalidInputError, match="rejection is not for FineTune, which trains a network.*head 'auto'"):
+        trained.predict(pictures, reject=True)
 
 
 def test_of_very_many_images_as_many_of_each_class_are_kept():

@@ -55,9 +55,10 @@ def test_what_frozen_features_cannot_tell_apart_is_learned(kind, rate, network):
     assert set(head.validation_) == {0.0, rate}
     assert head.validation_[rate] < head.validation_[0.0]
     assert "held-out images prefer" in head.note_
-    phases = [row["phase"] for row in head.history_]
+    assert [row["validation_loss"] for row in head.history_ if "loss" not in row] == [head.validation_[rate]]
+    phases = [row["phase"] for row in head.history_ if "loss" in row]
     assert {phase: phases.count(phase) for phase in phases} == dict.fromkeys(
-        [f"rate {rate:g}, fold 1", f"rate {rate:g}, fold 2", "final"], 40
+        [f"{rate:g}, half 1", f"{rate:g}, half 2", "final"], 40
     )
     for name, tensor in network.model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)

@@ -171,8 +171,8 @@ def fit(
     augmentation: Annotated[
         str | None,
         typer.Option(
-            help="Policy for training views; see `fewshot augmentations`. By default light, and none where a "
-            "representation averages views of its own."
+            help="Policy for training views; see `fewshot augmentations`. By default light, none where a "
+            "representation averages views of its own, and heavy where a pretrained network is trained."
         ),
     ] = None,
     views: Annotated[int, typer.Option(help="Augmented views per image.")] = 16,
@@ -284,6 +284,12 @@ def predict(
         say(f"Left out: {error}")
     for finding in findings:
         say(f"- {finding.message}")
+    rejected = sum(not label for _, label, _ in predicted)
+    if reject and rejected > max(2, len(predicted) / 3):
+        say(
+            f"- {rejected} of {len(predicted)} images were taken for none of the classes. If most of them are of known "
+            "classes, they differ from the training images in something else, such as camera or light: train on some."
+        )
     if failed and not predicted and not n_predicted:
         raise typer.Exit(1)
 

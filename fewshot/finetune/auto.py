@@ -25,7 +25,7 @@ from fewshot.finetune.base import HistoryRow, TrainingSetup
 from fewshot.finetune.fine_tune import FineTune
 from fewshot.finetune.probe import unset_linear
 from fewshot.finetune.selection import N_FOLDS, HeldOut, Verdict, choose, fit_scale, make_folds, spread
-from fewshot.finetune.tuning import TunedModel
+from fewshot.finetune.tuning import TunedModel, held_out_rows
 from fewshot.heads.auto import AutoHead
 from fewshot.images.reader import ImageLike, source_name
 from fewshot.representation import load_representation
@@ -158,7 +158,7 @@ class AutoFineTune(FineTune):
                     )
                 else:
                     self.note_ = f"kept {self.start}: training on all images at {rate:g} did not succeed"
-        for row in [*curves, *curve]:
+        for row in [*curves, *held_out_rows(self.validation_, self.steps), *curve]:
             self._record(row, setup)
         return model if self.share_ else None
 

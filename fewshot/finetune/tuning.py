@@ -167,7 +167,7 @@ class Tuning(ImageHead):
         self.scale_ = verdict.scales[self.learning_rate_] / spread(logits)
         self.note_ = self._note(folds, verdict)
         self._keep(model)
-        for row in [*curves, *curve]:
+        for row in [*curves, *held_out_rows(verdict.losses, self.steps), *curve]:
             self._record(row, setup)
 
     def _final(
@@ -201,7 +201,7 @@ class Tuning(ImageHead):
         run: Any,
     ) -> tuple[dict[float, HeldOut], list[HistoryRow]]:
         """Hold every fold out once with every rate; nothing where there are none."""
-        jobs = [(rate, folds == fold, f"rate {rate:g}, fold {fold + 1}") for rate in rates for fold in range(N_FOLDS)]
+        jobs = [(rate, folds == fold, f"{rate:g}, half {fold + 1}") for rate in rates for fold in range(N_FOLDS)]
         trial = functools.partial(self._trial, examples, setup)
         outcomes = list(run(lambda job: trial(*job), jobs))
         by_rate = [[part for part, _ in outcomes[i : i + N_FOLDS]] for i in range(0, len(jobs), N_FOLDS)]
@@ -271,6 +271,15 @@ class Tuning(ImageHead):
         if verdict.rate:
             return f"kept {self.start}: training on all images at {verdict.rate:g} did not succeed"
         return f"kept {self.start}: on held-out images no learning rate is clearly better"
+
+
+def held_out_rows(losses: Mapping[float, float], steps: int) -> list[HistoryRow]:
+    """Rows of the training curve for the log-loss on held-out images at each rate but 0."""
+    return [
+        {"phase": f"{rate:g}, half {N_FOLDS}", "step": steps, "validation_loss": loss}
+        for rate, loss in losses.items()
+        if rate
+    ]
 
 
 def _log_loss(logits: Tensor, codes: NDArray[np.int64], scale: float) -> float:
