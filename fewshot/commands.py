@@ -119,8 +119,8 @@ def _what_to_expect(classifier: FewShotClassifier) -> list[str]:
         low, _, high = classifier.expected_accuracy()
         said.append(
             f"Expected accuracy on new images of these classes, taken as these were: {100 * low:.0f} to "
-            f"{100 * high:.0f} % (80 % interval, by what such training images were worth on other data sets; test images "
-            "would tell)"
+            f"{100 * high:.0f} % (80 % interval, by what such training images were worth on other data sets; "
+            "test images would tell)"
         )
     return said
 
