@@ -194,7 +194,7 @@ def test_strategies_that_cannot_use_a_backbone_are_left_out_or_refused(two_fruit
     report = fewshot.compare(two_fruits[0].subset([0, 4]), two_fruits[1], backbone=joined, n_views=1)
     assert "fine-tune" not in [row.strategy for row in report.summary()]
     assert any("fine-tune was left out" in note for note in report.notes)
-    with pytest.raises(InvalidInputError, match="trains one network"):
+    with pytest.raises(InvalidInputError, match="trains one timm network"):
         fewshot.compare(*two_fruits, backbone=joined, strategies=["prototypical", "fine-tune"])
 
 
