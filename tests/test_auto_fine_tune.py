@@ -54,7 +54,7 @@ def test_what_frozen_features_do_not_tell_apart_well_is_trained(trained, network
     assert trained.learning_rate_ == 1e-2
     assert trained.validation_[1e-2] < trained.validation_[0.0]
     assert "held-out images prefer" in trained.note_
-    assert {row["phase"] for row in trained.history_} == {"0.01, half 1", "0.01, half 2", "final"}
+    assert {row["phase"] for row in trained.history_} == {"0.01, half 1", "0.01, half 2", "0.01, both", "final"}
 
 
 def test_the_frozen_features_are_judged_by_images_that_they_were_not_learned_from(trained, network):

@@ -274,11 +274,9 @@ class Tuning(ImageHead):
 
 
 def held_out_rows(losses: Mapping[float, float], steps: int) -> list[HistoryRow]:
-    """Rows of the training curve for the log-loss on held-out images at each rate but 0."""
+    """Rows of the training curve for the log-loss on the images of both halves, held out, at each rate but 0."""
     return [
-        {"phase": f"{rate:g}, half {N_FOLDS}", "step": steps, "validation_loss": loss}
-        for rate, loss in losses.items()
-        if rate
+        {"phase": f"{rate:g}, both", "step": steps, "validation_loss": loss} for rate, loss in losses.items() if rate
     ]
 
 
