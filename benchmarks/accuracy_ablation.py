@@ -18,7 +18,6 @@ SHOTS = (1, 2, 5, 10)
 VARIANTS = {
     "central view only": Switches(views=False),
     "without the posterior": Switches(posterior=False),
-    "without the early stage": Switches(stage=False),
     "without whitening": Switches(whitening=False),
     "without whitening and roots": Switches(whitening=False, root=False),
     "averaged views alone": Switches(posterior=False, gate=familiar_only),
@@ -29,9 +28,8 @@ VARIANTS = {
 LADDER = {
     "1 averaged views": Switches(posterior=False, gate=familiar_only),
     "2 and posterior": Switches(gate=familiar_only),
-    "3 and gate to roots": Switches(stage=False, whitening=False),
-    "4 and whitening": Switches(stage=False),
-    "5 and early stage": Switches(),
+    "3 and gate to roots": Switches(whitening=False),
+    "4 and whitening": Switches(),
 }
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.backbones.base import Backbone, Network
-from fewshot.backbones.staged import stage
+from fewshot.backbones.classes import with_classes
 from fewshot.features import extract_with
 from fewshot.images.dataset import as_sources
 from fewshot.images.reader import ImageLike
 from fewshot.representation.base import Parts, Representation, Weigh, unit
-from fewshot.representation.tuned import POSTERIOR_SHARE, STAGE_SHARE, TunedRepresentation, shares, signed_root
+from fewshot.representation.tuned import POSTERIOR_SHARE, TunedRepresentation, shares, signed_root
 from fewshot.representation.whitening import Statistics, read_statistics, statistics_path
 from fewshot.store import FeatureStore
 from fewshot.views import FixedViews
@@ -47,7 +47,6 @@ class Switches:
     Attributes:
         views: the mean over the fixed views rather than the central one.
         posterior: the network's own classes.
-        stage: an early stage.
         root: roots of the features in the unfamiliar part.
         whitening: centring and whitening there; it was computed of roots, and has no meaning without.
         gate: shares of the parts.
@@ -55,7 +54,6 @@ class Switches:
 
     views: bool = True
     posterior: bool = True
-    stage: bool = True
     root: bool = True
     whitening: bool = True
     gate: Weigh = shares
@@ -74,7 +72,7 @@ class Variant(Representation):
 
     def __init__(self, backbone: Backbone, switches: Switches | None = None, *, each_view: bool = False) -> None:
         self.backbone, self.switches, self.each_view = backbone, switches or Switches(), each_view
-        self._network = stage(backbone.networks[0])
+        self._network = with_classes(backbone.networks[0])
         self._statistics = read_statistics(statistics_path(backbone.networks[0].spec))
         self.widths = TunedRepresentation(backbone).widths
         gate = replace(self.switches, gate=shares), self.switches.gate.__name__
@@ -83,7 +81,7 @@ class Variant(Representation):
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """The network, with its stages and classes."""
+        """The network, with its classes."""
         return (self._network,)
 
     def parts(self, images: Iterable[ImageLike], *, store: FeatureStore | None = None, **options: Any) -> Parts:
@@ -96,19 +94,15 @@ class Variant(Representation):
 
 
 def make_parts(rows: NDArray[np.float32], statistics: Statistics, on: Switches) -> Parts:
-    """Make parts of (n, m, d) features, stages and class probabilities; see fewshot.representation.tuned."""
-    n_last, n_stage = len(statistics.last.mean), len(statistics.stage.mean)
-    last, early, posterior = np.split(rows.astype(np.float64), [n_last, n_last + n_stage], axis=-1)
-    rooted = [signed_root(one) if on.root else one for one in (last, early)]
-    if on.whitening:
-        rooted = [known.apply(one) for known, one in zip((statistics.last, statistics.stage), rooted, strict=True)]
-    sides = {
-        "familiar": (last, np.sqrt(posterior), POSTERIOR_SHARE * on.posterior),
-        "unfamiliar": (*rooted, STAGE_SHARE / (1 + STAGE_SHARE) * on.stage),
-    }
+    """Make parts of (n, m, d) features and class probabilities; see fewshot.representation.tuned."""
+    last, posterior = np.split(rows.astype(np.float64), [len(statistics.whitening.mean)], axis=-1)
+    share = POSTERIOR_SHARE * on.posterior
+    both = [np.sqrt(1 - share) * unit(last), np.sqrt(share) * unit(np.sqrt(posterior))]
+    rooted = signed_root(last) if on.root else last
+    unfamiliar = unit(statistics.whitening.apply(rooted) if on.whitening else rooted)
     arrays = {
-        name: np.concatenate([np.sqrt(1 - share) * unit(one), np.sqrt(share) * unit(other)], axis=-1).astype(np.float32)
-        for name, (one, other, share) in sides.items()
+        "familiar": np.concatenate(both, axis=-1).astype(np.float32),
+        "unfamiliar": unfamiliar.astype(np.float32),
     }
     own = posterior[:, 0]
     entropy = -(own * np.log(np.maximum(own, np.finfo(np.float64).tiny))).sum(axis=-1)

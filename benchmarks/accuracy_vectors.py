@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fewshot import ImageDataset
 from fewshot.backbones import load_backbone
-from fewshot.backbones.staged import stage
+from fewshot.backbones.classes import with_classes
 from fewshot.features import extract_with
 from fewshot.representation.base import Parts, Space, even, unit
 from fewshot.representation.whitening import Statistics, read_statistics, statistics_path
@@ -55,7 +55,7 @@ class Vectors:
 
 def load_vectors(dataset: ImageDataset) -> dict[str, Vectors]:
     """Compute both kinds of vectors with `efficientnet_lite0`."""
-    network = stage(load_backbone(LITE0).networks[0])
+    network = with_classes(load_backbone(LITE0).networks[0])
     fixed, statistics = FixedViews(), read_statistics(statistics_path(LITE0))
     each = extract_with(network, dataset.sources, fixed, fixed.n_views, store=FeatureStore())
     mean = each.mean(axis=1, keepdims=True)
@@ -74,5 +74,5 @@ def _parts(kind: str, rows: NDArray[Any], statistics: Statistics) -> Parts:
     """Make parts of (n, m, d) outputs of the network."""
     if kind == "tuned":
         return make_parts(rows, statistics, Switches())
-    last = rows[..., : len(statistics.last.mean)]
+    last = rows[..., : len(statistics.whitening.mean)]
     return Parts({"features": unit(last)}, np.zeros(len(rows)), even)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from fewshot import load_backbone
 from fewshot.backbones.packaged import PACKAGED
-from fewshot.backbones.staged import N_CLASSES, stage
 from fewshot.images.dataset import ImageDataset
 from fewshot.images.sources import load_dataset
 from fewshot.representation.plain import means_of_networks
@@ -57,12 +56,11 @@ def evenly(dataset: ImageDataset, most: int) -> ImageDataset:
 def compute(name: str, sets: dict[str, ImageDataset]) -> None:
     """Write the statistics of one backbone."""
     network = load_backbone(name).networks[0]
-    n_last = network.n_features
-    moments: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {"last": [], "stage": []}
+    moments: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for title, dataset in sets.items():
         # Near-duplicates within a class would make it look narrower than it is; the sources have none.
         (rows,) = means_of_networks(
-            (stage(network),),
+            (network,),
             dataset.sources,
             augmentation=None,
             n_views=1,
@@ -71,21 +69,16 @@ def compute(name: str, sets: dict[str, ImageDataset]) -> None:
             progress=None,
             errors=None,
         )
-        last, early = rows[:, 0, :n_last], rows[:, 0, n_last:-N_CLASSES]
-        for part, values in (("last", last), ("stage", early)):
-            moments[part].append(scatter(signed_root(values.astype(np.float64)), np.array(dataset.labels)))
+        moments.append(scatter(signed_root(rows[:, 0].astype(np.float64)), np.array(dataset.labels)))
         print(f"{name}: {title}, {len(dataset)} images of {len(dataset.class_names)} classes", flush=True)
-    made = [
-        Whitening.of(np.mean([mean for mean, _ in found], axis=0), np.mean([cov for _, cov in found], axis=0))
-        for found in moments.values()
-    ]
+    means, covariances = (np.mean(found, axis=0) for found in zip(*moments, strict=True))
     path = statistics_path(name)
     path.parent.mkdir(exist_ok=True)
     about = {
         "weights_sha256": PACKAGED[name].sha256,
         "sets": json.dumps({title: len(dataset) for title, dataset in sets.items()}),
     }
-    write_statistics(path, *made, about)
+    write_statistics(path, Whitening.of(means, covariances), about)
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
 
 

@@ -18,8 +18,8 @@ from fewshot import (
     read_image,
     sample_episode,
 )
+from fewshot.backbones.classes import with_classes
 from fewshot.backbones.packaged import restore_classifier
-from fewshot.backbones.staged import stage
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import ImageError, InvalidInputError, JournalError, ModelFileError, UnknownNameError
 from fewshot.evaluation import FeatureTask, logits_of
@@ -31,7 +31,7 @@ from fewshot.heads.base import Head, TransductiveHead
 from fewshot.known import judge
 from fewshot.representation import load_representation, tuned, whitening
 from fewshot.representation.base import Parts, Space
-from fewshot.representation.tuned import POSTERIOR_SHARE, STAGE_SHARE, SURE, UNSURE, shares
+from fewshot.representation.tuned import POSTERIOR_SHARE, SURE, UNSURE, shares
 from fewshot.representation.whitening import SHRINK, Whitening, read_statistics
 from fewshot.store import FeatureStore
 from fewshot.views import FixedViews
@@ -99,20 +99,17 @@ def _forward(network, pixels):
 # The network that gives more
 
 
-def test_a_staged_network_gives_features_stage_and_probabilities_of_one_pass(backbone, images):
-    network = stage(backbone.networks[0])
+def test_a_network_with_classes_gives_features_and_probabilities_of_one_pass(backbone, images):
+    network = with_classes(backbone.networks[0])
     rows = network.extract(images)
     np.testing.assert_allclose(rows[:, :1280], backbone.extract(images), rtol=1e-3, atol=1e-4)
     model = restore_classifier("efficientnet_lite0")
-    seen = []
-    model.blocks[3].register_forward_hook(lambda _, __, output: seen.append(output))
     pixels = np.stack([network.preprocess(read_image(image)) for image in images])
     with torch.no_grad():
         expected = torch.softmax(model(network.normalise(pixels)), dim=1).numpy()
-    np.testing.assert_allclose(rows[:, -1000:], expected, atol=1e-5)
-    np.testing.assert_allclose(rows[:, 1280:-1000], seen[0].mean(dim=(2, 3)).numpy(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(rows[:, 1280:], expected, atol=1e-5)
     assert network.fingerprint != backbone.networks[0].fingerprint
-    assert stage(backbone.networks[0]) is network
+    assert with_classes(backbone.networks[0]) is network
 
 
 # Whitening
@@ -141,13 +138,13 @@ def test_whitening_of_low_rank_gives_the_other_directions_one_scale():
 
 def test_statistics_are_read_as_they_were_written(statistics):
     found = read_statistics(whitening.statistics_path("efficientnet_lite0"))
-    mean, covariance = statistics["last"]
-    np.testing.assert_allclose(found.last.mean, mean, rtol=1e-3, atol=1e-4)
+    mean, covariance = statistics
+    np.testing.assert_allclose(found.whitening.mean, mean, rtol=1e-3, atol=1e-4)
     exact = Whitening.of(mean, covariance, rank=40)
-    np.testing.assert_allclose(found.last.eigenvalues, exact.eigenvalues)
-    assert found.last.rest == exact.rest
+    np.testing.assert_allclose(found.whitening.eigenvalues, exact.eigenvalues)
+    assert found.whitening.rest == exact.rest
     x = np.random.default_rng(3).normal(size=(4, 1280))
-    cosine = (unit(found.last.apply(x)) * unit(exact.apply(x))).sum(axis=1)
+    cosine = (unit(found.whitening.apply(x)) * unit(exact.apply(x))).sum(axis=1)
     assert cosine.min() > 0.99999
 
 
@@ -178,9 +175,9 @@ def test_averaged_is_the_unit_mean_of_five_views(spec, images):
 
 def _naive_tuned(backbone, images, statistics, w):
     """The (n, n) inner products of the definition, with a full matrix per whitening."""
-    network = stage(backbone.networks[0])
+    network = with_classes(backbone.networks[0])
     rows = extract_with(network, images, FixedViews(), 4).astype(np.float64).mean(axis=1)
-    last, early, posterior = rows[:, :1280], rows[:, 1280:1360], rows[:, 1360:]
+    last, posterior = rows[:, :1280], rows[:, 1280:]
 
     def whitened(values, mean, covariance):
         eigenvalues, vectors = np.linalg.eigh(covariance)
@@ -188,11 +185,11 @@ def _naive_tuned(backbone, images, statistics, w):
         scales = 1 / np.sqrt(eigenvalues + 2 * eigenvalues.mean())
         return unit((np.sign(values) * np.abs(values) ** 0.5 - mean) @ (vectors * scales) @ vectors.T)
 
-    parts = [unit(last), posterior**0.5, whitened(last, *statistics["last"]), whitened(early, *statistics["stage"])]
-    a, p, b, s = (part @ part.T for part in parts)
+    parts = [unit(last), posterior**0.5, whitened(last, *statistics)]
+    a, p, b = (part @ part.T for part in parts)
     entropy = -(posterior * np.log(posterior)).sum(axis=1)
     familiar = (1 - POSTERIOR_SHARE) * a + POSTERIOR_SHARE * p
-    return w * familiar + (1 - w) * (b + STAGE_SHARE * s) / (1 + STAGE_SHARE), entropy
+    return w * familiar + (1 - w) * b, entropy
 
 
 def test_tuned_is_what_its_definition_says(backbone, images, statistics):
@@ -237,7 +234,9 @@ def test_an_augmented_view_is_represented_by_itself(backbone, images, statistics
     for name in parts.arrays:
         np.testing.assert_array_equal(parts.arrays[name][:, 0], without.arrays[name][:, 0])
     np.testing.assert_array_equal(parts.entropy, without.entropy)
-    drawn = extract_views(stage(backbone.networks[0]), images, augmentation="light", n_views=2, seed=1)[:, 1:, :1280]
+    drawn = extract_views(with_classes(backbone.networks[0]), images, augmentation="light", n_views=2, seed=1)[
+        :, 1:, :1280
+    ]
     found = parts.arrays["familiar"][:, 1:, :1280] / np.sqrt(1 - POSTERIOR_SHARE)
     np.testing.assert_allclose(found, unit(drawn), atol=1e-5)
 

@@ -8,7 +8,7 @@ inner products say more of what images show, is a representation:
 ``averaged``
     The mean over five fixed views (:mod:`fewshot.views`) of the last features, L2-normalised; for any backbone.
 ``tuned``
-    The same, with an early stage, the network's own classes and a whitening that was computed on other data sets, of
+    The same, with the network's own classes and a whitening that was computed on other data sets, of
     which it takes what suits the images (:mod:`fewshot.representation.tuned`); for packaged backbones.
 ``auto``
     ``tuned`` where every network of the backbone has what that needs, else ``averaged``.

@@ -1,14 +1,13 @@
 """The tuned representation: what the network knows of familiar things, and what tells unfamiliar ones apart.
 
-Of each image the mean over five fixed views is taken, of a network's last features f, of the pooled map g of an early
-stage, and of the probabilities p of the classes that the network was trained on. Two parts are made of them, each a
-unit vector:
+Of each image the mean over five fixed views is taken, of a network's last features f and of the
+probabilities p of the classes that the network was trained on. Two parts are made of them, each a unit vector:
 
 familiar
     f and the square roots of p, both of length 1: sqrt(p) . sqrt(p') is the Bhattacharyya coefficient of two images'
     probabilities. Where images show what the network was trained on, its own answers say what they have in common.
 unfamiliar
-    The signed roots of f and g, centred and whitened by the scatter within classes of other data sets
+    The roots of f, centred and whitened by the scatter within classes of other data sets
     (:mod:`fewshot.representation.whitening`). Where images show something else, such as textures, letters or cells,
     what the network was trained to see is not what tells them apart; the roots weigh down what is large in all of
     them, and the whitening what varies within classes of anything.
@@ -35,8 +34,8 @@ from numpy.typing import NDArray
 
 from fewshot.augment import AugmentationLike
 from fewshot.backbones.base import Backbone, Network, Progress
+from fewshot.backbones.classes import N_CLASSES, has_classes, with_classes
 from fewshot.backbones.packaged import PACKAGED
-from fewshot.backbones.staged import N_CLASSES, can_stage, stage
 from fewshot.errors import ImageError, InvalidInputError
 from fewshot.images.reader import ImageLike
 from fewshot.representation.base import Parts, Representation, unit
@@ -47,11 +46,9 @@ from fewshot.views import FixedViews
 
 POSTERIOR_SHARE = 0.3
 """Of the familiar part: what the network's own classes count; the last features have the rest."""
-STAGE_SHARE = 0.1
-"""In the unfamiliar part: what the early stage counts, where the last features count 1."""
 SURE, UNSURE = 2.8, 4.4
 """Mean entropy, in nats, up to which images are familiar, and from which they are not."""
-_VERSION = 1
+_VERSION = 2
 
 
 def shares(entropy: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -62,7 +59,7 @@ def shares(entropy: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 def lacking(backbone: Backbone) -> list[str]:
     """Name the networks of a backbone for which there are no statistics."""
-    return [n.spec for n in backbone.networks if not can_stage(n) or not statistics_path(n.spec).is_file()]
+    return [n.spec for n in backbone.networks if not has_classes(n) or not statistics_path(n.spec).is_file()]
 
 
 class TunedRepresentation(Representation):
@@ -87,17 +84,16 @@ class TunedRepresentation(Representation):
             )
         self.backbone = backbone
         self._statistics = [_statistics(network.spec) for network in backbone.networks]
-        self._networks = tuple(stage(network) for network in backbone.networks)
+        self._networks = tuple(with_classes(network) for network in backbone.networks)
         last = [network.n_features for network in backbone.networks]
-        stages = [len(statistics.stage.mean) for statistics in self._statistics]
-        self.widths = {"familiar": sum(last) + len(last) * N_CLASSES, "unfamiliar": sum(last) + sum(stages)}
-        recipe = [_VERSION, FixedViews().spec, POSTERIOR_SHARE, STAGE_SHARE, SURE, UNSURE, SHRINK]
+        self.widths = {"familiar": sum(last) + len(last) * N_CLASSES, "unfamiliar": sum(last)}
+        recipe = [_VERSION, FixedViews().spec, POSTERIOR_SHARE, SURE, UNSURE, SHRINK]
         recipe += [[n.fingerprint, s.digest] for n, s in zip(self._networks, self._statistics, strict=True)]
         self.fingerprint = hashlib.blake2b(json.dumps(recipe).encode(), digest_size=16).hexdigest()
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """Those of the backbone, with their stages and classes."""
+        """Those of the backbone, with their classes."""
         return self._networks
 
     def parts(
@@ -132,17 +128,15 @@ def _parts_of(
     rows: NDArray[np.float32], statistics: Statistics
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float64]]:
     """Make the parts of what one network gave, (n, 1 + n_views, d), and (n,) the images' entropies in nats."""
-    n_last, n_stage = len(statistics.last.mean), len(statistics.stage.mean)
-    last, early, posterior = np.split(rows.astype(np.float64), [n_last, n_last + n_stage], axis=-1)
+    last, posterior = np.split(rows.astype(np.float64), [len(statistics.whitening.mean)], axis=-1)
     familiar = [np.sqrt(1 - POSTERIOR_SHARE) * unit(last), np.sqrt(POSTERIOR_SHARE) * unit(np.sqrt(posterior))]
-    unfamiliar = [
-        np.sqrt(1 / (1 + STAGE_SHARE)) * unit(statistics.last.apply(signed_root(last))),
-        np.sqrt(STAGE_SHARE / (1 + STAGE_SHARE)) * unit(statistics.stage.apply(signed_root(early))),
-    ]
-    arrays = {"familiar": familiar, "unfamiliar": unfamiliar}
+    arrays = {
+        "familiar": np.concatenate(familiar, axis=-1).astype(np.float32),
+        "unfamiliar": unit(statistics.whitening.apply(signed_root(last))).astype(np.float32),
+    }
     own = posterior[:, 0]
     entropy = -(own * np.log(np.maximum(own, np.finfo(np.float64).tiny))).sum(axis=-1)
-    return {name: np.concatenate(both, axis=-1).astype(np.float32) for name, both in arrays.items()}, entropy
+    return arrays, entropy
 
 
 def signed_root(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -73,14 +73,12 @@ class Statistics:
     """What is shipped for one network.
 
     Attributes:
-        last: of the roots of its last features.
-        stage: of the signed roots of its early stage.
+        whitening: of the roots of its last features.
         about: what it was computed from, and of which weights (``weights_sha256``).
         digest: of the file.
     """
 
-    last: Whitening
-    stage: Whitening
+    whitening: Whitening
     about: Mapping[str, str]
     digest: str
 
@@ -96,30 +94,17 @@ def read_statistics(path: Path) -> Statistics:
     arrays = safetensors.numpy.load(data)
     with safetensors.safe_open(path, framework="numpy") as file:
         about = dict(file.metadata() or {})
-    return Statistics(
-        _unpacked(arrays, "last"), _unpacked(arrays, "stage"), about, hashlib.blake2b(data, digest_size=16).hexdigest()
-    )
+    *values, rest = arrays["eigenvalues"].tolist()
+    mean, directions = (arrays[name].astype(np.float64) for name in ("mean", "directions"))
+    whitening = Whitening(mean, directions, np.array(values), rest)
+    return Statistics(whitening, about, hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
-def write_statistics(path: Path, last: Whitening, stage: Whitening, about: Mapping[str, str]) -> None:
-    """Write the statistics of a network: means and directions in float16, eigenvalues in float64."""
-    arrays = _packed(last, "last") | _packed(stage, "stage")
-    path.write_bytes(safetensors.numpy.save(arrays, metadata=dict(about)))
-
-
-def _packed(whitening: Whitening, name: str) -> dict[str, NDArray[Any]]:
-    return {
-        f"{name}.mean": whitening.mean.astype(np.float16),
-        f"{name}.directions": np.ascontiguousarray(whitening.directions.astype(np.float16)),
-        f"{name}.eigenvalues": np.array([*whitening.eigenvalues, whitening.rest]),
+def write_statistics(path: Path, whitening: Whitening, about: Mapping[str, str]) -> None:
+    """Write the statistics of a network: mean and directions in float16, eigenvalues in float64."""
+    arrays = {
+        "mean": whitening.mean.astype(np.float16),
+        "directions": np.ascontiguousarray(whitening.directions.astype(np.float16)),
+        "eigenvalues": np.array([*whitening.eigenvalues, whitening.rest]),
     }
-
-
-def _unpacked(arrays: Mapping[str, NDArray[Any]], name: str) -> Whitening:
-    *values, rest = arrays[f"{name}.eigenvalues"].tolist()
-    return Whitening(
-        arrays[f"{name}.mean"].astype(np.float64),
-        arrays[f"{name}.directions"].astype(np.float64),
-        np.array(values),
-        rest,
-    )
+    path.write_bytes(safetensors.numpy.save(arrays, metadata=dict(about)))

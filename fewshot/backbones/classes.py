@@ -1,9 +1,8 @@
-"""A packaged network that gives more than its last features: an early stage and its own classes' probabilities.
+"""A packaged network that gives more than its last features: the probabilities of its own classes.
 
 One pass of an EfficientNet-Lite gives, side by side in one vector,
 
 * its pooled last features, as the plain backbone does
-* the pooled map of stage 3, where textures and parts are found before they are put together to objects
 * the probabilities of the 1,000 classes of ImageNet, of the classifier that came with the weights
 
 so that the store keeps one vector for each view.
@@ -23,13 +22,11 @@ from fewshot.backbones.packaged import PACKAGED, restore_classifier
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
 
-STAGE = 3
-"""Position in ``blocks`` of the stage whose map is pooled; its last layer has no activation, so features have signs."""
 N_CLASSES = 1000
-_VERSION = 1
+_VERSION = 2
 
 
-class StagedModel(nn.Module):
+class ModelWithClasses(nn.Module):
     """An EfficientNet of timm with its classifier.
 
     Args:
@@ -44,42 +41,37 @@ class StagedModel(nn.Module):
         self.pretrained_cfg = self.model.pretrained_cfg
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map (b, 3, S, S) to (b, last + stage + classes)."""
+        """Map (b, 3, S, S) to (b, last + classes)."""
         model = self.model
-        x, stage = model.bn1(model.conv_stem(pixels)), pixels
-        for position, block in enumerate(model.blocks):
-            x = block(x)
-            if position == STAGE:
-                stage = x.mean(dim=(2, 3))
-        last = model.global_pool(model.bn2(model.conv_head(x)))
-        return torch.cat([last, stage, torch.softmax(model.classifier(last), dim=-1)], dim=-1)
+        last = model.global_pool(model.forward_features(pixels))
+        return torch.cat([last, torch.softmax(model.classifier(last), dim=-1)], dim=-1)
 
 
-def can_stage(network: Network) -> bool:
-    """Whether a network is a packaged one, of which the classifier and the stages are known."""
+def has_classes(network: Network) -> bool:
+    """Whether a network is a packaged one, whose classifier is known."""
     return type(network) is TimmNetwork and network.spec in PACKAGED and network.spec not in BACKBONES
 
 
-def stage(network: Network) -> TimmNetwork:
-    """Give the network that computes what another one does, and the rest.
+def with_classes(network: Network) -> TimmNetwork:
+    """Give the network that computes what another one does, and its classes.
 
     Its fingerprint is another, too, so that their stored features are told apart.
 
     Raises:
         InvalidInputError: it is no packaged network.
     """
-    if not can_stage(network):
+    if not has_classes(network):
         raise InvalidInputError(
-            f"{network.spec!r} is no packaged backbone, so its stages are not known; packaged are "
+            f"{network.spec!r} is no packaged backbone, so its classes are not known; packaged are "
             f"{', '.join(sorted(PACKAGED))}."
         )
     assert isinstance(network, TimmNetwork)  # noqa: S101 - for the type checker
-    return _staged(network.spec, network.device, network.runtime_choice)
+    return _with_classes(network.spec, network.device, network.runtime_choice)
 
 
 @functools.lru_cache(maxsize=4)
-def _staged(name: str, device: str, runtime: str) -> TimmNetwork:
-    recipe = {"output": f"last, stage {STAGE}, probabilities", "version": _VERSION}
-    network = TimmNetwork(name, StagedModel(restore_classifier(name)), device, recipe=recipe)
+def _with_classes(name: str, device: str, runtime: str) -> TimmNetwork:
+    recipe = {"output": "last, probabilities", "version": _VERSION}
+    network = TimmNetwork(name, ModelWithClasses(restore_classifier(name)), device, recipe=recipe)
     network.use_runtime(runtime)
     return network
