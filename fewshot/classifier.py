@@ -143,7 +143,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 labelled together with them, by a transductive head; ``head="auto"`` takes self-training.
             single_class: take images of one class. Then nothing is to choose between, and what there is to ask is
                 whether an image is of it: ``predict(..., reject=True)``.
-            progress: called with (pictures done, pictures in all) during feature extraction.
+            progress: called with (pictures done, pictures in all) during feature extraction, and with (steps done,
+                steps in all) while a head trains a pretrained network.
 
         Raises:
             InvalidInputError: fewer than two classes, labels that do not fit, ``n_views`` below 1, unlabelled images
@@ -169,7 +170,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(head, ImageHead):
             check_takes_pictures(self.representation)
             policy = training_policy(self.augmentation, head=head)
-            head.fit_images(images, labels, TrainingSetup(backbone, policy, views, seed))
+            head.fit_images(images, labels, TrainingSetup(backbone, policy, views, seed, progress=progress))
             history = head.history_
         else:
             assert backbone is not None  # noqa: S101 - for the type checker

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from fewshot.augment import POLICIES, load_policy
+from fewshot.backbones.base import Progress
 from fewshot.classifier import FewShotClassifier
 from fewshot.comparison import check_train
 from fewshot.errors import FewshotError, ImageError, InvalidInputError, ModelFileError, OutputError
@@ -52,6 +53,7 @@ def fit_folder(
     single_class: bool = False,
     strict: bool = False,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train on a folder and save the model; return what was understood of the folder.
 
@@ -63,6 +65,7 @@ def fit_folder(
         single_class: take a folder of one class.
         strict: stop at the first unreadable image.
         overwrite: replace a model that is there already.
+        progress: see :meth:`FewShotClassifier.fit`.
 
     Raises:
         DatasetError: a folder from which nothing can be learned.
@@ -81,7 +84,7 @@ def fit_folder(
         # It takes pictures; a strategy's name alone does not tell.
         parameters = parameters | {"representation": "auto"}
     classifier = FewShotClassifier(**parameters)
-    classifier.fit(audited.dataset, unlabeled=others, single_class=single_class)
+    classifier.fit(audited.dataset, unlabeled=others, single_class=single_class, progress=progress)
     classifier.save(output)
     note = getattr(classifier.head_, "note_", "")
     return {

@@ -105,6 +105,17 @@ def always(rate):
 
 
 @every_head
+def test_progress_counts_the_steps_of_all_trainings(kind, network, monkeypatch):
+    monkeypatch.setattr(tuning, "compare", lambda held_out: always(1e-2))
+    monkeypatch.setattr(tuning, "_log_loss", lambda logits, codes, scale: 0.0)
+    seen = []
+    setup = TrainingSetup(network, NO_VIEWS, 1, 0, progress=lambda *told: seen.append(told))
+    kind(learning_rates=(1e-2,), steps=2, batch_size=2).fit_images(*halves(4, 0), setup)
+    # Two halves and, at last, everything.
+    assert seen == [(done, 6) for done in range(1, 7)]
+
+
+@every_head
 def test_rate_0_answers_as_the_linear_probe(kind, network):
     images, codes = halves(8, 0)
     asked, _ = halves(6, 1)

@@ -193,28 +193,31 @@ def fit(
     kept = "" if no_cache else "Features that were extracted are kept. "
     interrupts.explain(lambda: f"No model was written. {kept}Begin again:\n  {command_line()}")
     from fewshot.commands import fit_folder, parts_of
-    from fewshot.console import print_json, say
+    from fewshot.console import Watcher, print_json, say
+    from fewshot.events import Event
 
     if strategy and (head or augmentation):
         raise InvalidInputError("Give either --strategy or --head and --augmentation: a strategy says both.")
     parts = parts_of(strategy) if strategy else (head or "auto", augmentation or "auto", "auto")
-    summary = fit_folder(
-        directory,
-        output,
-        parameters={
-            "head": parts[0],
-            "backbone": backbone,
-            "augmentation": parts[1],
-            "n_views": views,
-            "random_state": seed,
-            "cache": not no_cache,
-            "representation": representation or parts[2],
-        },
-        unlabeled=unlabeled,
-        single_class=single_class,
-        strict=strict,
-        overwrite=overwrite,
-    )
+    with Watcher(quiet=json) as watcher:
+        summary = fit_folder(
+            directory,
+            output,
+            parameters={
+                "head": parts[0],
+                "backbone": backbone,
+                "augmentation": parts[1],
+                "n_views": views,
+                "random_state": seed,
+                "cache": not no_cache,
+                "representation": representation or parts[2],
+            },
+            unlabeled=unlabeled,
+            single_class=single_class,
+            strict=strict,
+            overwrite=overwrite,
+            progress=lambda done, total: watcher(Event("progress", "training", done, total)),
+        )
     if json:
         print_json(summary)
         return

@@ -21,7 +21,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
 from fewshot.features import check_varied
-from fewshot.finetune.base import HistoryRow, TrainingSetup
+from fewshot.finetune.base import HistoryRow, TrainingSetup, counted
 from fewshot.finetune.fine_tune import FineTune
 from fewshot.finetune.probe import unset_linear
 from fewshot.finetune.selection import N_FOLDS, HeldOut, Verdict, choose, fit_scale, make_folds, spread
@@ -130,7 +130,7 @@ class AutoFineTune(FineTune):
         Returns:
             The trained model; nothing where the frozen features do as well, or training failed.
         """
-        examples = self._gather(images, codes, setup)
+        examples, setup = self._gather(images, codes, setup), counted(setup, self._n_steps())
         curve: list[HistoryRow] = []
         with workers(2) as pool:
             rates = [float(rate) for rate in self.learning_rates]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor
 
 from fewshot.augment import Policy
-from fewshot.backbones.base import Backbone
+from fewshot.backbones.base import Backbone, Progress
 from fewshot.errors import InvalidInputError
 from fewshot.images.reader import ImageLike
 
@@ -32,6 +33,8 @@ class TrainingSetup:
         n_views: augmented views per image.
         seed: of views, initial weights and the order of batches.
         on_step: called with each line of the training curve as it is made.
+        progress: called with (optimiser steps done, steps in all) while a pretrained network is trained.
+        tick: called after each of these steps, from any thread; see :func:`counted`.
     """
 
     backbone: Backbone | None
@@ -39,6 +42,24 @@ class TrainingSetup:
     n_views: int
     seed: int
     on_step: OnStep | None = None
+    progress: Progress | None = None
+    tick: Callable[[], None] | None = None
+
+
+def counted(setup: TrainingSetup, total: int) -> TrainingSetup:
+    """Give a setup whose ``tick`` counts steps of trainings that run side by side, and tells its ``progress``."""
+    progress = setup.progress
+    if progress is None:
+        return setup
+    lock, done = threading.Lock(), 0
+
+    def tick() -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            progress(done, total)
+
+    return replace(setup, tick=tick)
 
 
 class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]

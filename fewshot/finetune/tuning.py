@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fewshot.backbones.base import Backbone
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
-from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
+from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup, counted
 from fewshot.finetune.examples import Examples
 from fewshot.finetune.probe import linear_probe
 from fewshot.finetune.selection import N_FOLDS, HeldOut, Verdict, compare, make_folds, spread
@@ -158,6 +158,7 @@ class Tuning(ImageHead):
         examples = self._gather(images, codes, setup)
         folds = make_folds(examples.codes, examples.images, np.random.default_rng([setup.seed, 1]))
         # Candidates run side by side.
+        setup = counted(setup, self._n_steps())
         with workers(2) as pool:
             rates = [0.0, *(float(rate) for rate in self.learning_rates)] if folds is not None else []
             held_out, curves = self._try_rates(rates, examples, folds, setup, pool.map)
@@ -169,6 +170,10 @@ class Tuning(ImageHead):
         self._keep(model)
         for row in [*curves, *held_out_rows(verdict.losses, self.steps), *curve]:
             self._record(row, setup)
+
+    def _n_steps(self) -> int:
+        """Optimiser steps of all trainings, if there is a last one."""
+        return self.steps * (N_FOLDS * len(self.learning_rates) + 1)
 
     def _final(
         self, examples: Examples, verdict: Verdict, setup: TrainingSetup
@@ -242,12 +247,18 @@ class Tuning(ImageHead):
                 rng=np.random.default_rng([setup.seed, 0]),
             )
             codes = torch.from_numpy(examples.codes).to(self._network.device)
+
+            def on_step(step: int, loss: float) -> None:
+                curve.append({"phase": phase, "step": step, "loss": loss})
+                if setup.tick is not None:
+                    setup.tick()
+
             train(
                 model,
                 ((self._tensor(examples.inputs[chosen]), codes[chosen]) for chosen in order),
                 optimizer,
                 scheduler=warm_up_and_decay(optimizer, self.steps),
-                on_step=lambda step, loss: curve.append({"phase": phase, "step": step, "loss": loss}),
+                on_step=on_step,
             )
             model.body = self._finish(model.body)
         return model.requires_grad_(False), curve
