@@ -37,13 +37,14 @@ PAIRS = (("linear-probe", "averaged"), ("auto", "tuned"))
 
 
 class Outcome(NamedTuple):
-    """One episode: whether the intervals held, by three measures, how wide they were, how far off."""
+    """One episode: whether the intervals held, by three measures, how wide, how far off, and whether all was right."""
 
     held: tuple[bool, ...]
     bare: tuple[bool, ...]
     counted: tuple[bool, ...]
     widths: tuple[float, ...]
     error: float
+    flawless: bool
 
 
 def section(setting: Setting) -> Iterator[str]:
@@ -54,7 +55,8 @@ def section(setting: Setting) -> Iterator[str]:
         f"{n} episodes of each data set at {', '.join(map(str, WAYS))} ways; the interval is compared with the "
         f"accuracy on up to {MOST_QUERIES} other images of each class, half a right and half a wrong answer added. "
         "`bare share`: the same without the half answers. `with chance`: share of intervals that held where the chance "
-        "of so many answers is counted. In the columns of data sets: share of 80 % intervals that held. All in %.\n"
+        "of so many answers is counted. `without an error`: share of tasks without a wrong answer. In the columns "
+        "of data sets: share of 80 % intervals that held. All in %.\n"
     )
     found: dict[tuple[str, str], dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for name, dataset in setting.datasets.items():
@@ -65,13 +67,14 @@ def section(setting: Setting) -> Iterator[str]:
     titles = [
         f"{100 * level:.0f} %: {what}" for level in LEVELS for what in ("held", "bare share", "with chance", "width")
     ]
-    yield from header(["head", "evidence", *titles, "mean error", *setting.datasets])
+    yield from header(["head", "evidence", *titles, "mean error", "without an error", *setting.datasets])
     for (head, evidence), sets in found.items():
         cells = []
         for i in range(len(LEVELS)):
             for what in ("held", "bare", "counted", "widths"):
                 cells.append(np.mean([np.mean([getattr(one, what)[i] for one in rows]) for rows in sets.values()]))
-        cells.append(np.mean([np.mean([one.error for one in rows]) for rows in sets.values()]))
+        for what in ("error", "flawless"):
+            cells.append(np.mean([np.mean([getattr(one, what) for one in rows]) for rows in sets.values()]))
         each = [
             f"{100 * np.mean([one.held[0] for one in sets[name]]):.0f}" if name in sets else "–"
             for name in setting.datasets
@@ -113,7 +116,8 @@ def _compare(evidence: Evidence, right: int, n_asked: int) -> Outcome:
     bare = tuple(one.low <= right / n_asked <= one.high for one in said)
     rank = _rank(evidence, right, n_asked)
     counted = tuple(abs(rank - 0.5) <= level / 2 for level in LEVELS)
-    return Outcome(held, bare, counted, tuple(one.high - one.low for one in said), abs(said[0].mid - right / n_asked))
+    widths = tuple(one.high - one.low for one in said)
+    return Outcome(held, bare, counted, widths, abs(said[0].mid - right / n_asked), right == n_asked)
 
 
 def _rank(evidence: Evidence, right: int, n_asked: int) -> float:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot.backbones.base import Backbone, Network
-from fewshot.backbones.classes import with_classes
+from fewshot.backbones.with_classes import with_classes
 from fewshot.features import extract_with
 from fewshot.images.dataset import as_sources
 from fewshot.images.reader import ImageLike
 from fewshot.representation.base import Parts, Representation, Weigh, unit
-from fewshot.representation.tuned import POSTERIOR_SHARE, TunedRepresentation, shares, signed_root
+from fewshot.representation.tuned import POSTERIOR_SHARE, TunedRepresentation, shares
 from fewshot.representation.whitening import Statistics, read_statistics, statistics_path
 from fewshot.store import FeatureStore
 from fewshot.views import FixedViews
@@ -98,7 +98,7 @@ def make_parts(rows: NDArray[np.float32], statistics: Statistics, on: Switches) 
     last, posterior = np.split(rows.astype(np.float64), [len(statistics.whitening.mean)], axis=-1)
     share = POSTERIOR_SHARE * on.posterior
     both = [np.sqrt(1 - share) * unit(last), np.sqrt(share) * unit(np.sqrt(posterior))]
-    rooted = signed_root(last) if on.root else last
+    rooted = np.sqrt(last) if on.root else last
     unfamiliar = unit(statistics.whitening.apply(rooted) if on.whitening else rooted)
     arrays = {
         "familiar": np.concatenate(both, axis=-1).astype(np.float32),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fewshot import ImageDataset
 from fewshot.backbones import load_backbone
-from fewshot.backbones.classes import with_classes
+from fewshot.backbones.with_classes import with_classes
 from fewshot.features import extract_with
 from fewshot.representation.base import Parts, Space, even, unit
 from fewshot.representation.whitening import Statistics, read_statistics, statistics_path

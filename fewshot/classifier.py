@@ -144,7 +144,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             single_class: take images of one class. Then nothing is to choose between, and what there is to ask is
                 whether an image is of it: ``predict(..., reject=True)``.
             progress: called with (pictures done, pictures in all) during feature extraction, and with (steps done,
-                steps in all) while a head trains a pretrained network.
+                steps in all), from other threads, one call at a time, while a head trains a pretrained network.
 
         Raises:
             InvalidInputError: fewer than two classes, labels that do not fit, ``n_views`` below 1, unlabelled images
@@ -183,7 +183,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fit_one_class(head, features, labels)
             else:
                 fit_on_views(head, features, labels, seed)
-            others_seen = None if others is None else self._vectors(representation, space, others)
+            others_seen = None if others is None else self._vectors(representation, space, others, progress=progress)
             drawn = None if each is None else space.vectors(each)[:, 1:]
             known = learn(head, features, np.searchsorted(head.classes_, labels), drawn, others_seen)
             if not isinstance(head, Head):
@@ -489,7 +489,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             images, augmentation=policy, n_views=n_views, seed=seed, store=self._store(), progress=progress
         )
         if averages and few:
-            return parts, representation.parts(images, augmentation=FixedViews(), store=self._store())
+            views = FixedViews()
+            return parts, representation.parts(images, augmentation=views, store=self._store(), progress=progress)
         return parts, parts if few and policy.has_views and n_views > 1 else None
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 
 from fewshot.augment import POLICIES, load_policy
-from fewshot.backbones.base import Progress
 from fewshot.classifier import FewShotClassifier
 from fewshot.comparison import check_train
 from fewshot.errors import FewshotError, ImageError, InvalidInputError, ModelFileError, OutputError
+from fewshot.events import Event, OnEvent
 from fewshot.features import check_n_views
 from fewshot.files import cannot_write, write_file
 from fewshot.finetune.base import ImageHead
@@ -53,7 +53,7 @@ def fit_folder(
     single_class: bool = False,
     strict: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    on_event: OnEvent | None = None,
 ) -> dict[str, Any]:
     """Train on a folder and save the model; return what was understood of the folder.
 
@@ -65,7 +65,7 @@ def fit_folder(
         single_class: take a folder of one class.
         strict: stop at the first unreadable image.
         overwrite: replace a model that is there already.
-        progress: see :meth:`FewShotClassifier.fit`.
+        on_event: called with progress: of features, or of training a network, as far as there is one to train.
 
     Raises:
         DatasetError: a folder from which nothing can be learned.
@@ -80,10 +80,17 @@ def fit_folder(
     if not single_class:
         check_train(audited)
     others, left_out = (None, []) if unlabeled is None else _unlabeled(unlabeled, strict=strict)
-    if isinstance(make_head(parameters["head"]), ImageHead) and parameters["representation"] == "plain":
-        # It takes pictures; a strategy's name alone does not tell.
+    takes_pictures = isinstance(make_head(parameters["head"]), ImageHead)
+    if takes_pictures and parameters["representation"] == "plain":
+        # A strategy's name alone does not tell.
         parameters = parameters | {"representation": "auto"}
     classifier = FewShotClassifier(**parameters)
+    subject = "training" if takes_pictures else "features"
+
+    def progress(done: int, total: int) -> None:
+        if on_event is not None:
+            on_event(Event("progress", subject, done, total))
+
     classifier.fit(audited.dataset, unlabeled=others, single_class=single_class, progress=progress)
     classifier.save(output)
     note = getattr(classifier.head_, "note_", "")

@@ -12,7 +12,7 @@ from tiny_networks import halves, make_network
 import fewshot
 from fewshot import FewShotClassifier
 from fewshot.augment import load_policy
-from fewshot.errors import FeatureError, InvalidInputError
+from fewshot.errors import FeatureError, InvalidInputError, ModelFileError
 from fewshot.finetune import auto, tuning
 from fewshot.finetune.auto import AutoFineTune
 from fewshot.finetune.base import TrainingSetup
@@ -20,6 +20,7 @@ from fewshot.finetune.selection import HeldOut, fit_scale, make_folds, spread
 from fewshot.fitting import training_policy
 from fewshot.heads.auto import AutoHead
 from fewshot.representation import load_representation
+from fewshot.representation.tuned import TunedRepresentation
 
 NO_VIEWS = load_policy("none")
 FROZEN = {"head": "auto", "augmentation": "none", "cache": False}
@@ -137,13 +138,14 @@ def test_a_last_training_that_fails_leaves_the_frozen_features(network, monkeypa
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_what_was_saved_answers_the_same(share, trained, network):
     images, _ = halves(4, 1)
-    stated = {name: (t.dtype, t.shape) for name, t in trained.blank_tensors(2, network).items()}
-    assert stated == {name: (t.dtype, t.shape) for name, t in trained.tensors().items()}
-    again = AutoFineTune()
-    again.restore({name: tensor.clone() for name, tensor in trained.tensors().items()}, trained.classes_, network)
-    again.restore_facts(trained.facts() | {"share_": share})
     head = copy.copy(trained)
     head.share_ = share
+    again = AutoFineTune()
+    again.restore_facts(head.facts())
+    stated = {name: (t.dtype, t.shape) for name, t in again.blank_tensors(2, network).items()}
+    assert stated == {name: (t.dtype, t.shape) for name, t in head.tensors().items()}
+    assert any(name.startswith("frozen.") for name in stated) == (share < 1)
+    again.restore({name: tensor.clone() for name, tensor in head.tensors().items()}, head.classes_, network)
     expected = head.predict_proba_images(images)
     np.testing.assert_allclose(again.predict_proba_images(images), expected, atol=1e-6)
 
@@ -165,12 +167,49 @@ def test_a_trained_one_answers_the_same_when_loaded(two_fruits, monkeypatch, tmp
 @pytest.mark.parametrize(("share", "refused"), [(0.0, True), (0.5, True), (1.0, False)])
 def test_frozen_features_made_in_another_way_are_refused_where_they_answer(share, refused, trained, network):
     again = AutoFineTune()
-    again.restore(trained.tensors(), trained.classes_, network)
-    facts = trained.facts() | {"fingerprint_": "another", "share_": share}
+    again.restore_facts(trained.facts() | {"fingerprint_": "another", "share_": share})
     with pytest.raises(InvalidInputError, match="train it again") if refused else nullcontext():
-        again.restore_facts(facts)
-    with pytest.raises(InvalidInputError, match=r"0, 0\.5 or 1"):
-        again.restore_facts(trained.facts() | {"share_": 0.3})
+        again.blank_tensors(2, network)
+
+
+@pytest.mark.parametrize("facts", [{"share_": 0.3}, {"share_": None}, {"fingerprint_": None}])
+def test_facts_that_it_cannot_have_are_refused(facts, trained):
+    with pytest.raises(InvalidInputError, match=r"0, 0\.5 or 1|keeps no"):
+        AutoFineTune().restore_facts(trained.facts() | facts)
+
+
+def test_a_model_whose_frozen_features_were_wider_is_refused_by_name(two_fruits, monkeypatch, tmp_path):
+    train, _ = two_fruits
+    FewShotClassifier(head=AutoFineTune(), n_views=1, cache=False).fit(train.subset([0, 4])).save(tmp_path / "model")
+    monkeypatch.setattr(TunedRepresentation, "__init__", _narrower)
+    with pytest.raises(ModelFileError, match=r"model.*in another way than this version"):
+        fewshot.load(tmp_path / "model")
+
+
+def _narrower(self, backbone, made=TunedRepresentation.__init__):
+    made(self, backbone)
+    self.widths, self.fingerprint = {"familiar": 8, "unfamiliar": 8}, "another"
+
+
+@pytest.mark.parametrize(("preferred", "share", "told"), [(0, 0.0, (9,)), (2, 1.0, (7, 8, 9))])
+def test_progress_comes_to_its_end_whatever_is_preferred(preferred, share, told, network, monkeypatch):
+    monkeypatch.setattr(auto, "choose", lambda losses: preferred)
+    monkeypatch.setattr(tuning, "_log_loss", lambda logits, codes, scale: 0.0)
+    seen = []
+    setup = TrainingSetup(network, NO_VIEWS, 1, 0, progress=lambda *told: seen.append(told))
+    head = AutoFineTune(learning_rates=(1e-2,), steps=3, batch_size=2).fit_images(*halves(8, 0), setup)
+    assert head.share_ == share
+    # Two halves, and everything where the trained stages are preferred.
+    assert [one for one in seen if one[1] == 9] == [(done, 9) for done in (*range(1, 7), *told)]
+
+
+def test_nothing_is_told_of_training_where_there_is_none(network):
+    seen = []
+    setup = TrainingSetup(network, NO_VIEWS, 1, 0, progress=lambda *told: seen.append(told))
+    AutoFineTune(steps=7).fit_images(*halves(2, 0), setup)
+    # The two pictures and their views; an image of each class leaves no half to hold out.
+    assert seen
+    assert all(total != 21 for _, total in seen)
 
 
 def test_pictures_that_are_all_alike_are_refused(network):

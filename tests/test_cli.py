@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import fewshot
-from fewshot import ImageDataset
+from fewshot import ImageDataset, commands
 from fewshot.cli import main
 from fewshot.journal import count_records
 from tests import processes
@@ -107,6 +107,20 @@ def test_fit_predict_and_their_forms(run, fruit_folder, tmp_path):
     _, printed, _ = run("predict", model, test.sources[0], "--json")
     answer = json.loads(printed)["predictions"][0]
     assert answer["label"] == max(answer["proba"], key=answer["proba"].get)
+
+
+@pytest.mark.parametrize(("head", "subject"), [("prototypical", "features"), ("fine-tune", "training")])
+def test_fit_tells_what_it_is_at(head, subject, two_fruits, fruit_folder, tmp_path):
+    told = []
+    pair = two_fruits[0].subset([0, 4])
+    for source, label in zip(pair.sources, pair.labels, strict=True):
+        path = tmp_path / "pair" / label / "only.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(source)
+    parameters = {"head": head, "augmentation": "none", "representation": "auto", "cache": False}
+    commands.fit_folder(tmp_path / "pair", tmp_path / "model", parameters=parameters, on_event=told.append)
+    assert {(event.kind, event.subject) for event in told} == {("progress", subject)}
+    assert told[-1].done == told[-1].total > 0
 
 
 def test_predict_lists_unreadable_images_and_predicts_the_rest(run, fruit_folder, tmp_path):

@@ -190,7 +190,7 @@ def test_tuning_changes_the_last_stages_and_frozen_statistics_stay(n_stages, bac
     head.classes_ = np.array(["a", "b"])
     head._bind(backbone)
     examples = head._gather(train_set.sources, train_set.targets, setup)
-    tuned, curve = head._tune(examples, 1e-2, setup, "x")
+    tuned, curve = head._tune(examples, 1e-2, setup, head._new_steps(setup), "x")
     fresh = head._split.new_tail().state_dict()
     changed = {name for name, tensor in tuned.body.state_dict().items() if not torch.equal(tensor, fresh[name])}
     # The first of the stages that follow the cut, and the convolution that follows all of them.

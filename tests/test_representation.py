@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.linalg import fractional_matrix_power
+from tiny_networks import make_network
 
 from fewshot import (
     FewShotClassifier,
@@ -18,8 +19,8 @@ from fewshot import (
     read_image,
     sample_episode,
 )
-from fewshot.backbones.classes import with_classes
 from fewshot.backbones.packaged import restore_classifier
+from fewshot.backbones.with_classes import with_classes
 from fewshot.episodes import EpisodeSampler, Protocol
 from fewshot.errors import ImageError, InvalidInputError, JournalError, ModelFileError, UnknownNameError
 from fewshot.evaluation import FeatureTask, logits_of
@@ -110,6 +111,8 @@ def test_a_network_with_classes_gives_features_and_probabilities_of_one_pass(bac
     np.testing.assert_allclose(rows[:, 1280:], expected, atol=1e-5)
     assert network.fingerprint != backbone.networks[0].fingerprint
     assert with_classes(backbone.networks[0]) is network
+    with pytest.raises(InvalidInputError, match="is no packaged backbone"):
+        with_classes(make_network().networks[0])
 
 
 # Whitening

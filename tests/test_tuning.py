@@ -111,8 +111,27 @@ def test_progress_counts_the_steps_of_all_trainings(kind, network, monkeypatch):
     seen = []
     setup = TrainingSetup(network, NO_VIEWS, 1, 0, progress=lambda *told: seen.append(told))
     kind(learning_rates=(1e-2,), steps=2, batch_size=2).fit_images(*halves(4, 0), setup)
-    # Two halves and, at last, everything.
-    assert seen == [(done, 6) for done in range(1, 7)]
+    # Two halves and, at last, everything, after the features of four images.
+    assert seen == [(4, 4), *((done, 6) for done in range(1, 7))]
+
+
+@every_head
+def test_progress_comes_to_its_end_where_nothing_is_trained_at_last(kind, network, monkeypatch):
+    monkeypatch.setattr(tuning, "compare", lambda held_out: always(0.0))
+    seen = []
+    setup = TrainingSetup(network, NO_VIEWS, 1, 0, progress=lambda *told: seen.append(told))
+    kind(learning_rates=(1e-2,), steps=2, batch_size=2).fit_images(*halves(4, 0), setup)
+    assert seen == [(4, 4), *((done, 6) for done in range(1, 5)), (6, 6)]
+
+
+def test_a_classifier_tells_how_far_its_training_is(two_fruits):
+    seen = []
+    head = FineTune(learning_rates=(1e-5,), steps=2, batch_size=2)
+    FewShotClassifier(head=head, n_views=1, cache=False).fit(two_fruits[0], progress=lambda *told: seen.append(told))
+    n = len(two_fruits[0])
+    # Each image and one view of it, then two halves and everything.
+    assert (2 * n, 2 * n) in seen
+    assert seen[-1] == (6, 6)
 
 
 @every_head
@@ -153,8 +172,8 @@ def test_what_was_saved_answers_the_same(kind, network, monkeypatch):
     stated = {name: (t.dtype, t.shape) for name, t in head.blank_tensors(2, network).items()}
     assert stated == {name: (t.dtype, t.shape) for name, t in head.tensors().items()}
     again = kind()
-    again.restore({name: tensor.clone() for name, tensor in head.tensors().items()}, head.classes_, network)
     again.restore_facts(head.facts())
+    again.restore({name: tensor.clone() for name, tensor in head.tensors().items()}, head.classes_, network)
     np.testing.assert_allclose(again.predict_proba_images(images), head.predict_proba_images(images), atol=1e-6)
 
 

@@ -194,7 +194,6 @@ def fit(
     interrupts.explain(lambda: f"No model was written. {kept}Begin again:\n  {command_line()}")
     from fewshot.commands import fit_folder, parts_of
     from fewshot.console import Watcher, print_json, say
-    from fewshot.events import Event
 
     if strategy and (head or augmentation):
         raise InvalidInputError("Give either --strategy or --head and --augmentation: a strategy says both.")
@@ -216,7 +215,7 @@ def fit(
             single_class=single_class,
             strict=strict,
             overwrite=overwrite,
-            progress=lambda done, total: watcher(Event("progress", "training", done, total)),
+            on_event=watcher,
         )
     if json:
         print_json(summary)

@@ -21,7 +21,7 @@ from fewshot.backbones.base import Backbone
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
 from fewshot.features import check_varied
-from fewshot.finetune.base import HistoryRow, TrainingSetup, counted
+from fewshot.finetune.base import HistoryRow, TrainingSetup
 from fewshot.finetune.fine_tune import FineTune
 from fewshot.finetune.probe import unset_linear
 from fewshot.finetune.selection import N_FOLDS, HeldOut, Verdict, choose, fit_scale, make_folds, spread
@@ -78,7 +78,7 @@ class AutoFineTune(FineTune):
     def _train(self, images: Sequence[ImageLike], codes: NDArray[np.int64], setup: TrainingSetup) -> None:
         self._check_parameters()
         self._bind(setup.backbone)
-        parts = self._representation.parts(images)
+        parts = self._representation.parts(images, progress=setup.progress)
         self._space, self.fingerprint_ = self._representation.space(parts), self._representation.fingerprint
         vectors = self._space.vectors(parts)[:, 0]
         check_varied(vectors, codes, self._network.spec, [source_name(image) for image in images])
@@ -130,11 +130,11 @@ class AutoFineTune(FineTune):
         Returns:
             The trained model; nothing where the frozen features do as well, or training failed.
         """
-        examples, setup = self._gather(images, codes, setup), counted(setup, self._n_steps())
+        examples, steps = self._gather(images, codes, setup), self._new_steps(setup)
         curve: list[HistoryRow] = []
         with workers(2) as pool:
             rates = [float(rate) for rate in self.learning_rates]
-            held_out, curves = self._try_rates(rates, examples, folds[examples.images], setup, pool.map)
+            held_out, curves = self._try_rates(rates, examples, folds[examples.images], setup, steps, pool.map)
             # All are scaled alike: a temperature that suits held-out images better is no reason to train.
             untrained, _ = _calibrated(frozen)
             scales, tables = {}, {(0.0, 0.0): untrained}
@@ -148,7 +148,7 @@ class AutoFineTune(FineTune):
             model = None
             if rate:
                 verdict = Verdict(rate, self.validation_, scales)
-                model, logits, curve = pool.submit(self._final, examples, verdict, setup).result()
+                model, logits, curve = pool.submit(self._final, examples, verdict, setup, steps).result()
                 if self.learning_rate_:
                     self.share_, self.scale_ = share, scales[rate] / spread(logits)
                     what = f"{self.part} trained at learning rate {rate:g}"
@@ -158,6 +158,7 @@ class AutoFineTune(FineTune):
                     )
                 else:
                     self.note_ = f"kept {self.start}: training on all images at {rate:g} did not succeed"
+        steps.end()
         for row in [*curves, *held_out_rows(self.validation_, self.steps), *curve]:
             self._record(row, setup)
         return model if self.share_ else None
@@ -177,14 +178,27 @@ class AutoFineTune(FineTune):
         return _between(*(torch.from_numpy(one).clamp_min(1e-300).log() for one in (frozen, trained))).exp().numpy()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Give the last stages, the classifier on them, and the frozen features' shares and head."""
+        """Give the last stages, their classifier, and the frozen features' shares and head where these answer."""
+        if self.share_ == 1:
+            return super().tensors()
         shares = torch.tensor([self._space.shares[name] for name in self._representation.widths], dtype=torch.float64)
         frozen = {name: tensor.contiguous() for name, tensor in self.frozen_.state_.items()} | {"shares": shares}
         return super().tensors() | {_FROZEN + name: tensor for name, tensor in frozen.items()}
 
     def blank_tensors(self, n_classes: int, backbone: Backbone | None) -> dict[str, Tensor]:
-        """Give the last stages' own weights, and all others without memory for them."""
+        """Give the last stages' own weights, and all others without memory for them.
+
+        Raises:
+            InvalidInputError: as for other heads, and where frozen features answer and are made in another way now.
+        """
         blank = super().blank_tensors(n_classes, backbone)
+        if self.share_ == 1:
+            return blank
+        if self.fingerprint_ != self._representation.fingerprint:
+            raise InvalidInputError(
+                "its features were made in another way than this version makes them; its answers would be wrong. "
+                "Install the versions it was saved with, or train it again."
+            )
         widths = self._representation.widths
         shapes = AutoHead().state_shapes(n_classes, sum(widths.values())) | {"shares": (len(widths),)}
         return blank | {
@@ -195,6 +209,8 @@ class AutoFineTune(FineTune):
     def restore(self, tensors: Mapping[str, Tensor], classes: NDArray[Any], backbone: Backbone | None) -> None:
         """Take back what :meth:`tensors` gave."""
         super().restore(tensors, classes, backbone)
+        if self.share_ == 1:
+            return
         state = {name.removeprefix(_FROZEN): one for name, one in tensors.items() if name.startswith(_FROZEN)}
         widths = self._representation.widths
         self._space = Space(dict(zip(widths, state.pop("shares").tolist(), strict=True)), widths)
@@ -206,16 +222,11 @@ class AutoFineTune(FineTune):
         """Take back what :meth:`facts` gave.
 
         Raises:
-            InvalidInputError: as for other heads, and where frozen features answer and are made in another way now.
+            InvalidInputError: as for other heads, or a share that it cannot have, or none.
         """
-        super().restore_facts(facts)
+        super().restore_facts({"share_": None, "fingerprint_": None} | dict(facts))
         if self.share_ not in (0.0, 0.5, 1.0):
             raise InvalidInputError(f"'share_' of {type(self).__name__} is {self.share_!r}; needs 0, 0.5 or 1.")
-        if self.share_ < 1 and self.fingerprint_ != self._representation.fingerprint:
-            raise InvalidInputError(
-                "its features were made in another way than this version makes them; its answers would be wrong. "
-                "Install the versions it was saved with, or train it again."
-            )
 
 
 def _calibrated(held_out: HeldOut) -> tuple[Tensor, float]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -32,9 +31,10 @@ class TrainingSetup:
         policy: how augmented views are made.
         n_views: augmented views per image.
         seed: of views, initial weights and the order of batches.
-        on_step: called with each line of the training curve as it is made.
-        progress: called with (optimiser steps done, steps in all) while a pretrained network is trained.
-        tick: called after each of these steps, from any thread; see :func:`counted`.
+        on_step: called with each line of the training curve; of trainings side by side when all have ended.
+        progress: called with (pictures done, pictures in all) while a pretrained network's features are computed, then
+            with (steps done, steps in all) while it is trained; not where nothing is to be trained. Steps are told
+            from the threads that train, one call at a time.
     """
 
     backbone: Backbone | None
@@ -43,23 +43,6 @@ class TrainingSetup:
     seed: int
     on_step: OnStep | None = None
     progress: Progress | None = None
-    tick: Callable[[], None] | None = None
-
-
-def counted(setup: TrainingSetup, total: int) -> TrainingSetup:
-    """Give a setup whose ``tick`` counts steps of trainings that run side by side, and tells its ``progress``."""
-    progress = setup.progress
-    if progress is None:
-        return setup
-    lock, done = threading.Lock(), 0
-
-    def tick() -> None:
-        nonlocal done
-        with lock:
-            done += 1
-            progress(done, total)
-
-    return replace(setup, tick=tick)
 
 
 class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
@@ -132,7 +115,7 @@ class ImageHead(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ign
         return {n: {repr(k): v for k, v in x.items()} if isinstance(x, dict) else x for n, x in found.items()}
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Take back what :meth:`facts` gave.
+        """Take back what :meth:`facts` gave, before anything else: which tensors are kept may depend on it.
 
         Raises:
             InvalidInputError: a name the head does not keep, or a value of another type.

@@ -64,7 +64,9 @@ def render_examples(
     size = network.image_size
     renders = _renders(network, images, n_views, setup)
     pixels = compute_rows(network, renders, lambda batch: batch, np.empty((0, size, size, 3), dtype=np.uint8))
-    features = run_network(network, [functools.partial(pixels.__getitem__, i) for i in range(len(pixels))])
+    features = run_network(
+        network, [functools.partial(pixels.__getitem__, i) for i in range(len(pixels))], progress=setup.progress
+    )
     return _examples(pixels, torch.from_numpy(features), codes, n_views)
 
 
@@ -88,7 +90,7 @@ def map_examples(
         return np.concatenate([maps.reshape(len(maps), -1), features], axis=1)
 
     empty = np.empty((0, network.n_features), dtype=np.float32)
-    rows = compute_rows(network, _renders(network, images, n_views, setup), compute, empty)
+    rows = compute_rows(network, _renders(network, images, n_views, setup), compute, empty, progress=setup.progress)
     maps, features = rows[:, : -network.n_features], rows[:, -network.n_features :]
     return _examples(maps.reshape(len(rows), *shape[0]), torch.from_numpy(features.copy()), codes, n_views)
 

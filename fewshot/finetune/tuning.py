@@ -13,6 +13,7 @@ of the halves was on images they were not.
 from __future__ import annotations
 
 import functools
+import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -22,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fewshot.backbones.base import Backbone
+from fewshot.backbones.base import Backbone, Progress
 from fewshot.backbones.timm import TimmNetwork
 from fewshot.errors import InvalidInputError
-from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup, counted
+from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
 from fewshot.finetune.examples import Examples
 from fewshot.finetune.probe import linear_probe
 from fewshot.finetune.selection import N_FOLDS, HeldOut, Verdict, compare, make_folds, spread
@@ -36,6 +37,33 @@ from fewshot.threads import workers
 
 Trained: TypeAlias = "list[tuple[list[nn.Parameter], float]]"
 """Groups of parameters that are trained, and the share of the learning rate that each gets."""
+
+
+class Steps:
+    """Counts the optimiser steps of trainings that run side by side.
+
+    Args:
+        progress: called with (steps done, steps in all) after each, from the thread that made it; one call at a time.
+        total: steps in all, if there is a last training on everything.
+    """
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def count(self) -> None:
+        """Count one."""
+        if self._progress is not None:
+            with self._lock:
+                self._done += 1
+                self._progress(self._done, self._total)
+
+    def end(self) -> None:
+        """Tell that no more will come, where there is no last training."""
+        if self._progress is not None and 0 < self._done < self._total:
+            self._progress(self._total, self._total)
 
 
 class TunedModel(nn.Module):
@@ -157,13 +185,14 @@ class Tuning(ImageHead):
         self._bind(setup.backbone)
         examples = self._gather(images, codes, setup)
         folds = make_folds(examples.codes, examples.images, np.random.default_rng([setup.seed, 1]))
+        steps = self._new_steps(setup)
         # Candidates run side by side.
-        setup = counted(setup, self._n_steps())
         with workers(2) as pool:
             rates = [0.0, *(float(rate) for rate in self.learning_rates)] if folds is not None else []
-            held_out, curves = self._try_rates(rates, examples, folds, setup, pool.map)
+            held_out, curves = self._try_rates(rates, examples, folds, setup, steps, pool.map)
             verdict = compare(held_out)
-            model, logits, curve = pool.submit(self._final, examples, verdict, setup).result()
+            model, logits, curve = pool.submit(self._final, examples, verdict, setup, steps).result()
+        steps.end()
         self.validation_ = verdict.losses
         self.scale_ = verdict.scales[self.learning_rate_] / spread(logits)
         self.note_ = self._note(folds, verdict)
@@ -171,12 +200,11 @@ class Tuning(ImageHead):
         for row in [*curves, *held_out_rows(verdict.losses, self.steps), *curve]:
             self._record(row, setup)
 
-    def _n_steps(self) -> int:
-        """Optimiser steps of all trainings, if there is a last one."""
-        return self.steps * (N_FOLDS * len(self.learning_rates) + 1)
+    def _new_steps(self, setup: TrainingSetup) -> Steps:
+        return Steps(setup.progress, self.steps * (N_FOLDS * len(self.learning_rates) + 1))
 
     def _final(
-        self, examples: Examples, verdict: Verdict, setup: TrainingSetup
+        self, examples: Examples, verdict: Verdict, setup: TrainingSetup, steps: Steps
     ) -> tuple[TunedModel, Tensor, list[HistoryRow]]:
         """Train on everything; where that fails, take the linear probe instead.
 
@@ -185,7 +213,7 @@ class Tuning(ImageHead):
         """
         images = examples.pick(examples.central)
         self.learning_rate_ = verdict.rate
-        model, curve = self._tune(examples, verdict.rate, setup, "final")
+        model, curve = self._tune(examples, verdict.rate, setup, steps, "final")
         logits = self._logits(model, images, verdict.rate)
         # Written so that NaN fails.
         if (
@@ -193,7 +221,7 @@ class Tuning(ImageHead):
             and not _log_loss(logits, images.codes, verdict.scales[verdict.rate]) <= (verdict.losses[verdict.rate])
         ):
             self.learning_rate_ = 0.0
-            model, _ = self._tune(examples, 0.0, setup, "final")
+            model, _ = self._tune(examples, 0.0, setup, steps, "final")
             logits = self._logits(model, images, 0.0)
         return model, logits, curve
 
@@ -203,11 +231,12 @@ class Tuning(ImageHead):
         examples: Examples,
         folds: NDArray[np.int64] | None,
         setup: TrainingSetup,
+        steps: Steps,
         run: Any,
     ) -> tuple[dict[float, HeldOut], list[HistoryRow]]:
         """Hold every fold out once with every rate; nothing where there are none."""
         jobs = [(rate, folds == fold, f"{rate:g}, half {fold + 1}") for rate in rates for fold in range(N_FOLDS)]
-        trial = functools.partial(self._trial, examples, setup)
+        trial = functools.partial(self._trial, examples, setup, steps)
         outcomes = list(run(lambda job: trial(*job), jobs))
         by_rate = [[part for part, _ in outcomes[i : i + N_FOLDS]] for i in range(0, len(jobs), N_FOLDS)]
         held_out = {rate: HeldOut.join(parts) for rate, parts in zip(rates, by_rate, strict=True)}
@@ -217,18 +246,19 @@ class Tuning(ImageHead):
         self,
         examples: Examples,
         setup: TrainingSetup,
+        steps: Steps,
         rate: float,
         away: NDArray[np.bool_],
         phase: str,
     ) -> tuple[HeldOut, list[HistoryRow]]:
         """Train without the examples that are ``away`` (m,), and ask about the images among them as they are."""
-        model, curve = self._tune(examples.pick(~away), rate, setup, phase)
+        model, curve = self._tune(examples.pick(~away), rate, setup, steps, phase)
         asked = examples.pick(away & examples.central)
         usual = spread(self._logits(model, examples.pick(~away & examples.central), rate))
         return HeldOut(self._logits(model, asked, rate) / usual, asked.codes, asked.images), curve
 
     def _tune(
-        self, examples: Examples, rate: float, setup: TrainingSetup, phase: str
+        self, examples: Examples, rate: float, setup: TrainingSetup, steps: Steps, phase: str
     ) -> tuple[TunedModel, list[HistoryRow]]:
         """Solve the linear probe, then train it together with the body at ``rate``."""
         probe = linear_probe(examples.features, examples.codes, self.C)
@@ -250,8 +280,7 @@ class Tuning(ImageHead):
 
             def on_step(step: int, loss: float) -> None:
                 curve.append({"phase": phase, "step": step, "loss": loss})
-                if setup.tick is not None:
-                    setup.tick()
+                steps.count()
 
             train(
                 model,

@@ -100,12 +100,17 @@ def _alike(value: Any, default: Any) -> bool:
 
 
 def expected_tensors(
-    head: Head | ImageHead, n_classes: int, n_features: int | None, backbone: Backbone | None
+    head: Head | ImageHead,
+    facts: Mapping[str, Any],
+    n_classes: int,
+    n_features: int | None,
+    backbone: Backbone | None,
 ) -> dict[str, Expected]:
-    """Say what a head's tensors must be.
+    """Say what a head's tensors must be, and give a head on images what else it had found.
 
     Raises:
-        ModelFileError: it needs a width of features, or a backbone, that the model does not name.
+        ModelFileError: it needs a width of features, or a backbone, that the model does not name, or cannot take
+            what it had found.
     """
     if isinstance(head, Head):
         if n_features is None:
@@ -118,6 +123,7 @@ def expected_tensors(
             ) from None
         return {name: Expected("F64", shape) for name, shape in shapes.items()}
     try:
+        head.restore_facts(facts)
         blank = head.blank_tensors(n_classes, backbone)
     except InvalidInputError as error:
         raise ModelFileError(str(error)) from None
@@ -127,7 +133,6 @@ def expected_tensors(
 def fill(
     head: Head | ImageHead,
     tensors: Mapping[str, Tensor],
-    facts: Mapping[str, Any],
     classes: NDArray[Any],
     backbone: Backbone | None,
     n_features: int | None,
@@ -139,7 +144,6 @@ def fill(
     """
     if isinstance(head, ImageHead):
         head.restore(tensors, classes, backbone)
-        head.restore_facts(facts)
         proba = head.predict_proba_images([np.full((64, 64, 3), 127, dtype=np.uint8)])
     else:
         assert n_features is not None  # noqa: S101 - for the type checker: a model without is refused before

@@ -74,7 +74,7 @@ def restore(
     if isinstance(config.head, SklearnHead):
         classifier.support_ = fit_again(head, config.head, tensors, classes)
     else:
-        _fill(head, tensors, config.head.facts, classes, network, config.n_features)
+        _fill(head, tensors, classes, network, config.n_features)
     classifier.head_, classifier.backbone_, classifier.classes_ = head, network, classes
     classifier.representation_, classifier.space_, classifier.known_ = representation, space, known
     return classifier
@@ -88,20 +88,19 @@ def _expected(config: Config, head: Any, n_classes: int, network: Backbone | Non
     if isinstance(config.head, SklearnHead):
         expected = expected_sklearn(config.head, config.n_features)
     else:
-        expected = expected_tensors(head, n_classes, config.n_features, network)
+        expected = expected_tensors(head, config.head.facts, n_classes, config.n_features, network)
     return expected | expected_known(config.known, config.n_features)
 
 
 def _fill(
     head: Any,
     tensors: Mapping[str, Tensor],
-    facts: Mapping[str, Any],
     classes: Any,
     network: Any,
     n_features: int | None,
 ) -> None:
     try:
-        fill(head, tensors, facts, classes, network, n_features)
+        fill(head, tensors, classes, network, n_features)
     except FewshotError:
         raise
     # Values that pass every check and still make a method fail: a bad file, whatever the method raises.

@@ -1,15 +1,15 @@
 """Representations: how images become the vectors that heads work on.
 
-A backbone gives features of one view of an image. What is made of these, of several views and several stages, so that
-inner products say more of what images show, is a representation:
+A backbone gives features of one view of an image. What is made of these, of several views and of the network's own
+classes, so that inner products say more of what images show, is a representation:
 
 ``plain``
     The last features of the central view, as they are.
 ``averaged``
     The mean over five fixed views (:mod:`fewshot.views`) of the last features, L2-normalised; for any backbone.
 ``tuned``
-    The same, with the network's own classes and a whitening that was computed on other data sets, of
-    which it takes what suits the images (:mod:`fewshot.representation.tuned`); for packaged backbones.
+    The same, with the network's own classes and a whitening that was computed on other data sets, of which it takes
+    what suits the images (:mod:`fewshot.representation.tuned`); for packaged backbones.
 ``auto``
     ``tuned`` where every network of the backbone has what that needs, else ``averaged``.
 """

@@ -1,7 +1,7 @@
 """The tuned representation: what the network knows of familiar things, and what tells unfamiliar ones apart.
 
-Of each image the mean over five fixed views is taken, of a network's last features f and of the
-probabilities p of the classes that the network was trained on. Two parts are made of them, each a unit vector:
+Of each image the mean over five fixed views is taken, of a network's last features f and of the probabilities p of the
+classes that the network was trained on. Two parts are made of them, each a unit vector:
 
 familiar
     f and the square roots of p, both of length 1: sqrt(p) . sqrt(p') is the Bhattacharyya coefficient of two images'
@@ -16,10 +16,10 @@ Which of the two counts is seen in the entropy of p, in nats: where the network 
 familiar. The mean over the images that are learned from decides, once for all of them: weighing each image on its own
 would put images of one class into different spaces, and did harm.
 
-For whitening by the scatter within classes see Andrew Hatch, Sachin Kajarekar and Andreas
-Stolcke, "Within-Class Covariance Normalization for SVM-based Speaker Recognition", 2006; for the root as a power
-transform: Yuqing Hu, Vincent Gripon and Stéphane Pateux, "Leveraging the Feature Distribution in Transfer-based
-Few-Shot Learning", 2020, arXiv:2006.03806.
+For whitening by the scatter within classes see Andrew Hatch, Sachin Kajarekar and Andreas Stolcke, "Within-Class
+Covariance Normalization for SVM-based Speaker Recognition", 2006; for the root as a power transform: Yuqing Hu, Vincent
+Gripon and Stéphane Pateux, "Leveraging the Feature Distribution in Transfer-based Few-Shot Learning", 2020,
+arXiv:2006.03806.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 
 from fewshot.augment import AugmentationLike
 from fewshot.backbones.base import Backbone, Network, Progress
-from fewshot.backbones.classes import N_CLASSES, has_classes, with_classes
 from fewshot.backbones.packaged import PACKAGED
+from fewshot.backbones.with_classes import N_CLASSES, has_classes, with_classes
 from fewshot.errors import ImageError, InvalidInputError
 from fewshot.images.reader import ImageLike
 from fewshot.representation.base import Parts, Representation, unit
@@ -132,17 +132,12 @@ def _parts_of(
     familiar = [np.sqrt(1 - POSTERIOR_SHARE) * unit(last), np.sqrt(POSTERIOR_SHARE) * unit(np.sqrt(posterior))]
     arrays = {
         "familiar": np.concatenate(familiar, axis=-1).astype(np.float32),
-        "unfamiliar": unit(statistics.whitening.apply(signed_root(last))).astype(np.float32),
+        # Means of what ReLU6 gave: nothing is below 0.
+        "unfamiliar": unit(statistics.whitening.apply(np.sqrt(last))).astype(np.float32),
     }
     own = posterior[:, 0]
     entropy = -(own * np.log(np.maximum(own, np.finfo(np.float64).tiny))).sum(axis=-1)
     return arrays, entropy
-
-
-def signed_root(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take roots and keep signs."""
-    found: NDArray[np.float64] = np.sign(values) * np.sqrt(np.abs(values))
-    return found
 
 
 _read = functools.lru_cache(maxsize=8)(read_statistics)

@@ -11,7 +11,7 @@ so that the store keeps one vector for each view.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class ModelWithClasses(nn.Module):
         return torch.cat([last, torch.softmax(model.classifier(last), dim=-1)], dim=-1)
 
 
-def has_classes(network: Network) -> bool:
+def has_classes(network: Network) -> TypeGuard[TimmNetwork]:
     """Whether a network is a packaged one, whose classifier is known."""
     return type(network) is TimmNetwork and network.spec in PACKAGED and network.spec not in BACKBONES
 
@@ -65,7 +65,6 @@ def with_classes(network: Network) -> TimmNetwork:
             f"{network.spec!r} is no packaged backbone, so its classes are not known; packaged are "
             f"{', '.join(sorted(PACKAGED))}."
         )
-    assert isinstance(network, TimmNetwork)  # noqa: S101 - for the type checker
     return _with_classes(network.spec, network.device, network.runtime_choice)
 
 
