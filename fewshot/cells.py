@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fewshot.augment import Policy
 from fewshot.backbones import load_backbone
-from fewshot.backbones.base import Backbone
+from fewshot.backbones.base import Backbone, Progress
 from fewshot.events import Event as Event
 from fewshot.events import OnEvent as OnEvent
 from fewshot.finetune.base import HistoryRow, ImageHead, TrainingSetup
@@ -57,10 +57,19 @@ def train_and_predict(
     n_views: int,
     seed: int,
     on_step: Callable[[HistoryRow], None] | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Train an image-level head on one split and predict; self-contained, so that any process can run it."""
     proba, fresh, fit_seconds, predict_seconds = train_network(
-        head, train, queries, policy=policy, backbone=backbone, n_views=n_views, seed=seed, on_step=on_step
+        head,
+        train,
+        queries,
+        policy=policy,
+        backbone=backbone,
+        n_views=n_views,
+        seed=seed,
+        on_step=on_step,
+        progress=progress,
     )
     return make_result(
         name,
@@ -85,6 +94,7 @@ def train_network(
     n_views: int,
     seed: int,
     on_step: Callable[[HistoryRow], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[NDArray[np.float64], Any, float, float]:
     """Train a copy of an image-level head; give (n_queries, n_classes) probabilities, the copy, and two times.
 
@@ -92,7 +102,7 @@ def train_network(
     """
     fresh = make_head(head)
     network = load_backbone(backbone) if fresh.needs_backbone else None
-    setup = TrainingSetup(network, policy, n_views, seed, on_step)
+    setup = TrainingSetup(network, policy, n_views, seed, on_step, progress)
     start = time.perf_counter()
     with single_thread():
         fresh.fit_images(train.sources, np.array(train.labels), setup)

@@ -167,10 +167,17 @@ class Runner:
         name = prepared.strategy.name
         cells = [(split, self.train.subset(split.train), self._asked(split, other)) for split in splits]
         if not several:
+
+            def tell(done: int, total: int) -> None:
+                self._tell(Event("progress", f"{name} training", done, total))
+
             for position, (split, part, queries) in enumerate(cells):
                 # One curve is watched: the folds' would run into each other.
                 watch = None if position else lambda row: self._tell_row(name, row)
-                yield split, train_and_predict(name, prepared.head, part, queries, split, **common, on_step=watch)
+                result = train_and_predict(
+                    name, prepared.head, part, queries, split, **common, on_step=watch, progress=tell
+                )
+                yield split, result
             return
         results = joblib.Parallel(n_jobs=self.n_jobs, return_as="generator")(
             joblib.delayed(train_and_predict)(name, prepared.head, part, queries, split, **common)

@@ -17,6 +17,7 @@ import fewshot
 from fewshot import FewShotClassifier, ImageDataset, Strategy
 from fewshot.comparison import default_n_views
 from fewshot.errors import DatasetError, ImageError, InvalidInputError, UnknownNameError
+from fewshot.finetune.fine_tune import FineTune
 from fewshot.finetune.simple_cnn import TunedSimpleCNNHead
 from fewshot.strategies import make_strategies
 
@@ -43,6 +44,16 @@ def test_all_strategies_on_one_photo_each(two_fruits, monkeypatch):
     assert len(losses) == 5
     assert {event.subject for event in events if event.kind == "finished"} == set(rows)
     assert "fine-tune" in report.to_html()
+
+
+def test_how_far_a_network_is_trained_is_told(two_fruits):
+    events = []
+    mine = Strategy("mine", FineTune(learning_rates=(1e-5,), steps=2, batch_size=2), "light")
+    fewshot.compare(*two_fruits, strategies=["linear-probe", mine], n_views=1, on_event=events.append)
+    told = [(event.done, event.total) for event in events if event.subject == "mine training"]
+    # Features of each image and one view of it; then two halves, and everything where that helps.
+    assert told[: told.index((1, 6))][-1] == (2 * len(two_fruits[0]),) * 2
+    assert told[-1] == (6, 6)
 
 
 def test_its_answers_are_those_of_the_classifier_a_user_would_fit(two_fruits):
