@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("sections", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of data sets")
     parser.add_argument("--only", default="", help="names of data sets, separated by commas; all if omitted")
-    parser.add_argument("--rows", default="", help="rows of the ablation, separated by commas; all if omitted")
+    parser.add_argument(
+        "--rows", default="", help="rows of the ablation, or kinds of peers, separated by commas; all if omitted"
+    )
     parser.add_argument("--episodes", type=int, default=600, help="per data set and number of shots")
     parser.add_argument("--trained-episodes", type=int, default=5, help="the same for what trains networks")
     parser.add_argument("--journal", type=Path, help="folder where fine-tuning keeps what is finished, to go on later")

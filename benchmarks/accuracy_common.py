@@ -35,7 +35,7 @@ class Setting:
         episodes: per data set and number of shots.
         trained_episodes: the same for what trains networks.
         journal: folder in which long runs keep what is finished, and go on with it; ``None`` for nowhere.
-        rows: of the ablation; all where it names none.
+        rows: of the ablation, or kinds of peers; all where it names none.
     """
 
     datasets: dict[str, ImageDataset]

@@ -370,9 +370,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) == 1:
             return "There is one class and nothing to choose between; what an image may be is this class or none."
         if self.known_ is not None and self.known_.unlabeled is not None:
-            head = self.head_ if isinstance(self.head_, TransductiveHead) else SelfTrainingHead()
+            head = repr(self.head_) if isinstance(self.head_, TransductiveHead) else "'self-training'"
             count = len(self.known_.unlabeled)
-            return f"Every new image is labelled together with {count} images that had no label, by {head!r}."
+            return f"Every new image is labelled together with {count} images that had no label, by {head}."
         if isinstance(self.head_, AutoHead):
             return self.head_.explain()
         note = getattr(self.head_, "note_", "")

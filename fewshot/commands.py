@@ -85,7 +85,7 @@ def fit_folder(
         # A strategy's name alone does not tell.
         parameters = parameters | {"representation": "auto"}
     classifier = FewShotClassifier(**parameters)
-    subject = "training" if takes_pictures else "features"
+    subject = "features, then training" if takes_pictures else "features"
 
     def progress(done: int, total: int) -> None:
         if on_event is not None:

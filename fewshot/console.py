@@ -280,6 +280,8 @@ class Watcher:
         self.quiet = quiet
         self.epochs_of = epochs_of
         self._tasks: dict[str, TaskID] = {}
+        # Strategies that say how far their training is: their curves come when it has ended.
+        self._counted: set[str] = set()
         self._shown = ExitStack()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -319,11 +321,12 @@ class Watcher:
         if self.quiet:
             return
         if event.kind == "progress":
+            self._counted.add(event.subject.removesuffix(" training"))
             self._bar(event.subject, event.done, event.total or None)
         elif event.kind == "history" and event.row is not None:
             if event.subject in self.epochs_of and "epoch" in event.row:
                 say(f"{event.subject}  epoch {event.row['epoch']}  loss {event.row['loss']:.4f}")
-            elif "step" in event.row:
+            elif "step" in event.row and event.subject not in self._counted:
                 self._bar(f"{event.subject} {event.row['phase']}", int(event.row["step"]), None)
         elif event.kind == "note":
             say(event.subject)

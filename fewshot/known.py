@@ -146,9 +146,10 @@ def check_known(known: Known | None, what: str, head: Any = None) -> Known:
     """
     if known is None:
         if isinstance(head, ImageHead):
+            name = getattr(head, "title", type(head).__name__)
             raise InvalidInputError(
-                f"{what} is not for {type(head).__name__}, which trains a network: it goes by the features that other "
-                "heads learn from. Train with head 'auto' for it."
+                f"{what} is not for {name!r}, which trains a network: it goes by the features that other heads learn "
+                "from. Train with head 'auto' for it."
             )
         raise InvalidInputError(
             f"{what} needs the training images, which models saved by an older version do not hold: train again."

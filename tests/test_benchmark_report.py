@@ -696,6 +696,18 @@ def test_off_a_terminal_progress_is_a_line_at_times(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_curve_that_comes_after_its_training_is_no_progress(monkeypatch, capsys):
+    from fewshot import console
+    from fewshot.events import Event
+
+    monkeypatch.setattr(console, "_SECONDS_PER_LINE", 0.0)
+    with console.Watcher() as watcher:
+        watcher(Event("progress", "mine training", 3, 9))
+        watcher(Event("history", "mine", row={"phase": "final", "step": 1, "loss": 0.5}))
+        watcher(Event("history", "other", row={"phase": "train", "step": 1, "loss": 0.5}))
+    assert [line.split("  ")[0] for line in capsys.readouterr().err.splitlines()] == ["mine training", "other train"]
+
+
 def test_on_a_terminal_bars_show_the_rate(monkeypatch):
     from rich.console import Console
 

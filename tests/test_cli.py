@@ -109,7 +109,7 @@ def test_fit_predict_and_their_forms(run, fruit_folder, tmp_path):
     assert answer["label"] == max(answer["proba"], key=answer["proba"].get)
 
 
-@pytest.mark.parametrize(("head", "subject"), [("prototypical", "features"), ("fine-tune", "training")])
+@pytest.mark.parametrize(("head", "subject"), [("prototypical", "features"), ("fine-tune", "features, then training")])
 def test_fit_tells_what_it_is_at(head, subject, two_fruits, fruit_folder, tmp_path):
     told = []
     pair = two_fruits[0].subset([0, 4])

@@ -215,7 +215,9 @@ def test_models_of_older_versions_and_heads_on_pictures_say_what_they_lack(tmp_p
         with pytest.raises(InvalidInputError, match="saved by an older version do not hold: train again"):
             ask()
     trained = fewshot.load(unpack(GOLDEN / "schema-2" / "fine-tune", tmp_path / "trained"))
-    with pytest.raises(InvalidInputError, match=r"rejection is not for FineTune, which trains a network.*head 'auto'"):
+    with pytest.raises(
+        InvalidInputError, match=r"rejection is not for 'fine-tune', which trains a network.*head 'auto'"
+    ):
         trained.predict(pictures, reject=True)
 
 

@@ -179,7 +179,8 @@ def too_few_classes(names: Sequence[str]) -> str:
     """Say that a classifier needs two classes."""
     return (
         f"Found {len(names)} class{'' if len(names) == 1 else 'es'} ({', '.join(map(repr, names))}); a classifier "
-        "needs images of at least 2 classes. Put them into one folder per class."
+        "needs images of at least 2 classes. Put them into one folder per class; `fewshot fit --single-class` takes "
+        "one, to tell what is not of it."
     )
 
 
