@@ -143,8 +143,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 labelled together with them, by a transductive head; ``head="auto"`` takes self-training.
             single_class: take images of one class. Then nothing is to choose between, and what there is to ask is
                 whether an image is of it: ``predict(..., reject=True)``.
-            progress: called with (pictures done, pictures in all) during feature extraction, and with (steps done,
-                steps in all), from other threads, one call at a time, while a head trains a pretrained network.
+            progress: called with (pictures done, pictures in all) while features are computed, which may be in several
+                rounds, and with (steps done, steps in all), from other threads, one call at a time, while a head trains
+                a pretrained network.
 
         Raises:
             InvalidInputError: fewer than two classes, labels that do not fit, ``n_views`` below 1, unlabelled images

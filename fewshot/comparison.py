@@ -93,7 +93,8 @@ def compare(
             train on one version of a picture and test on another: for flat things that are all photographed alike.
         journal: folder where finished cells, one for each strategy and split, are kept as they come. The same call
             goes on from them after an interruption; they stay until ``compare-journal.jsonl`` is removed.
-        on_event: called with progress; from other threads, one call at a time, while a pretrained network is trained.
+        on_event: called with progress; from other threads, one call at a time, while a pretrained network is trained in
+            this process.
 
     Returns:
         The report: ``summary()``, ``compare(a, b)``, ``to_html(path)``, ``to_json(path)``, ``to_markdown(path)``.

@@ -321,7 +321,7 @@ class Watcher:
         if self.quiet:
             return
         if event.kind == "progress":
-            self._counted.add(event.subject.removesuffix(" training"))
+            self._counted.add(event.strategy)
             self._bar(event.subject, event.done, event.total or None)
         elif event.kind == "history" and event.row is not None:
             if event.subject in self.epochs_of and "epoch" in event.row:

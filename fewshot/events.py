@@ -21,6 +21,7 @@ class Event:
         done: units done.
         total: units in all; 0 where that is not known.
         row: the line of the training curve.
+        strategy: whose training it is that ``"progress"`` tells of; empty for anything else.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Event:
     done: int = 0
     total: int = 0
     row: HistoryRow | None = None
+    strategy: str = ""
 
 
 OnEvent: TypeAlias = "Callable[[Event], None]"

@@ -16,6 +16,7 @@ from fewshot.errors import InvalidInputError
 from fewshot.expected import Evidence, accuracy, gather_evidence
 from fewshot.finetune.base import ImageHead
 from fewshot.fitting import answers
+from fewshot.heads import name_of
 from fewshot.heads.auto import AutoHead
 from fewshot.heads.base import Head, TransductiveHead
 from fewshot.held_out import HeldOut, held_out
@@ -129,7 +130,7 @@ def advise(known: Known) -> str:
         return ""
     return (
         f"Of {n} training images held out, {right} are told right; head 'auto-fine-tune' tries training the network on "
-        "them as well. It takes a minute or more on a CPU, and has no rejection and no expected accuracy."
+        "them as well. It takes half a minute or more on a CPU, and has no rejection and no expected accuracy."
     )
 
 
@@ -146,10 +147,9 @@ def check_known(known: Known | None, what: str, head: Any = None) -> Known:
     """
     if known is None:
         if isinstance(head, ImageHead):
-            name = getattr(head, "title", type(head).__name__)
             raise InvalidInputError(
-                f"{what} is not for {name!r}, which trains a network: it goes by the features that other heads learn "
-                "from. Train with head 'auto' for it."
+                f"{what} is not for {name_of(head) or head!r}, which trains a network: it goes by the features that "
+                "other heads learn from. Train with head 'auto' for it."
             )
         raise InvalidInputError(
             f"{what} needs the training images, which models saved by an older version do not hold: train again."

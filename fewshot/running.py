@@ -169,7 +169,7 @@ class Runner:
         if not several:
 
             def tell(done: int, total: int) -> None:
-                self._tell(Event("progress", f"{name} training", done, total))
+                self._tell(Event("progress", f"{name}: features, then training", done, total, strategy=name))
 
             for position, (split, part, queries) in enumerate(cells):
                 # One curve is watched: the folds' would run into each other.

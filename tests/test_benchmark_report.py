@@ -702,10 +702,10 @@ def test_a_curve_that_comes_after_its_training_is_no_progress(monkeypatch, capsy
 
     monkeypatch.setattr(console, "_SECONDS_PER_LINE", 0.0)
     with console.Watcher() as watcher:
-        watcher(Event("progress", "mine training", 3, 9))
+        watcher(Event("progress", "mine: training", 3, 9, strategy="mine"))
         watcher(Event("history", "mine", row={"phase": "final", "step": 1, "loss": 0.5}))
         watcher(Event("history", "other", row={"phase": "train", "step": 1, "loss": 0.5}))
-    assert [line.split("  ")[0] for line in capsys.readouterr().err.splitlines()] == ["mine training", "other train"]
+    assert [line.split("  ")[0] for line in capsys.readouterr().err.splitlines()] == ["mine: training", "other train"]
 
 
 def test_on_a_terminal_bars_show_the_rate(monkeypatch):

@@ -50,7 +50,7 @@ def test_how_far_a_network_is_trained_is_told(two_fruits):
     events = []
     mine = Strategy("mine", FineTune(learning_rates=(1e-5,), steps=2, batch_size=2), "light")
     fewshot.compare(*two_fruits, strategies=["linear-probe", mine], n_views=1, on_event=events.append)
-    told = [(event.done, event.total) for event in events if event.subject == "mine training"]
+    told = [(event.done, event.total) for event in events if event.strategy == "mine"]
     # Features of each image and one view of it; then two halves, and everything where that helps.
     assert told[: told.index((1, 6))][-1] == (2 * len(two_fruits[0]),) * 2
     assert told[-1] == (6, 6)

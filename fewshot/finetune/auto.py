@@ -32,7 +32,7 @@ from fewshot.representation import load_representation
 from fewshot.representation.base import Space
 from fewshot.threads import workers
 
-# Below this log-loss on held-out images nothing is left to gain, and the minute that training takes is saved.
+# Below this log-loss on held-out images nothing is left to gain, and the time that training takes is saved.
 _SURE = 0.1
 _FROZEN = "frozen."
 
@@ -55,7 +55,7 @@ class AutoFineTune(FineTune):
         C: inverse penalty of the linear probe that training starts from.
 
     Attributes:
-        frozen_: head ``auto``, fitted.
+        frozen_: head ``auto``, fitted; not in a model that was saved where the trained network answers alone.
         share_: 0 where the frozen features answer, 1 where the trained network does, 0.5 for both.
         learning_rate_: the rate that won; 0.0 where the frozen features did.
         validation_: log-loss of each rate's network by itself on held-out images, at 0.0 of the frozen features.
@@ -84,7 +84,7 @@ class AutoFineTune(FineTune):
         check_varied(vectors, codes, self._network.spec, [source_name(image) for image in images])
         self.frozen_ = AutoHead().fit(vectors, codes)
         self.share_, self.learning_rate_, self.n_views_, self.scale_, self.validation_ = 0.0, 0.0, 0, 1.0, {}
-        # What is saved has one form, whatever answers.
+        # The last stages are saved whatever answers.
         model = TunedModel(self._new_body(), _untrained(self._network.n_features, len(self.classes_)))
         folds = make_folds(codes, np.arange(len(codes)), np.random.default_rng([setup.seed, 1]))
         if folds is None:
@@ -224,7 +224,10 @@ class AutoFineTune(FineTune):
         Raises:
             InvalidInputError: as for other heads, or a share that it cannot have, or none.
         """
-        super().restore_facts({"share_": None, "fingerprint_": None} | dict(facts))
+        missing = [name for name in ("share_", "fingerprint_") if name not in facts]
+        if missing:
+            raise InvalidInputError(f"{type(self).__name__} needs {missing[0]!r}, which is missing.")
+        super().restore_facts(facts)
         if self.share_ not in (0.0, 0.5, 1.0):
             raise InvalidInputError(f"'share_' of {type(self).__name__} is {self.share_!r}; needs 0, 0.5 or 1.")
 

@@ -46,6 +46,11 @@ def list_heads() -> list[str]:
     return sorted(HEADS)
 
 
+def name_of(head: Any) -> str | None:
+    """Give the name that a head is registered by, if it is."""
+    return next((name for name in HEADS if HEADS.load(name) is type(head)), None)
+
+
 def make_head(head: Any) -> Any:
     """Turn a head's name, instance, or any scikit-learn classifier into an unfitted copy of it.
 

@@ -177,11 +177,11 @@ def imbalance(dataset: ImageDataset, where: str) -> list[Finding]:
 
 def too_few_classes(names: Sequence[str]) -> str:
     """Say that a classifier needs two classes."""
-    return (
+    said = (
         f"Found {len(names)} class{'' if len(names) == 1 else 'es'} ({', '.join(map(repr, names))}); a classifier "
-        "needs images of at least 2 classes. Put them into one folder per class; `fewshot fit --single-class` takes "
-        "one, to tell what is not of it."
+        "needs images of at least 2 classes. Put them into one folder per class."
     )
+    return f"{said} To tell what is not of a single class: `fewshot fit --single-class`." if len(names) == 1 else said
 
 
 def unknown_classes(strangers: Sequence[str], known: Sequence[str]) -> str:

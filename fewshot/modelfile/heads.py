@@ -15,7 +15,7 @@ from torch import Tensor
 from fewshot.backbones.base import Backbone
 from fewshot.errors import InvalidInputError, ModelFileError
 from fewshot.finetune.base import ImageHead
-from fewshot.heads import HEADS
+from fewshot.heads import HEADS, name_of
 from fewshot.heads.base import Head
 from fewshot.modelfile.schema import OwnHead
 from fewshot.modelfile.weights import Expected
@@ -31,11 +31,11 @@ def describe_own(head: Head | ImageHead) -> dict[str, Any]:
     Raises:
         ModelFileError: it is not registered, or a parameter cannot be kept.
     """
-    names = [name for name in HEADS if HEADS.load(name) is type(head)]
-    if not names:
+    name = name_of(head)
+    if name is None:
         raise ModelFileError(f"{type(head).__name__} is not registered as a head, so it could not be loaded again")
     facts = head.facts() if isinstance(head, ImageHead) else {}
-    return {"name": names[0], "parameters": plain_parameters(head), "facts": facts}
+    return {"name": name, "parameters": plain_parameters(head), "facts": facts}
 
 
 def plain_parameters(head: Any) -> dict[str, Any]:
