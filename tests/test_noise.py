@@ -52,7 +52,7 @@ def test_a_library_does_not_tear_a_bar_and_is_heard_afterwards():
     shown = run_on_terminal(
         LIBRARY
         + """
-    from types import SimpleNamespace as Event
+    from fewshot.events import Event
     from fewshot.console import Watcher
     with Watcher() as watcher:
         for done in range(1, 6):
@@ -72,7 +72,7 @@ def test_python_warnings_and_errors_are_not_kept_back():
     shown = run_on_terminal(
         """
     import warnings
-    from types import SimpleNamespace as Event
+    from fewshot.events import Event
     from fewshot.console import Watcher
     with Watcher() as watcher:
         watcher(Event(kind="progress", subject="reading", done=1, total=3))
